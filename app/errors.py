@@ -6,7 +6,8 @@ Every error that a caller can meet. Each one knows its HTTP status, a stable cod
     │   ├── InvalidJson                 400 invalid_json
     │   ├── InvalidMessages             400 invalid_messages
     │   ├── DialectNotSpoken            400 dialect_not_spoken
-    │   └── UnsupportedEncoding         415 unsupported_encoding
+    │   ├── UnsupportedEncoding         415 unsupported_encoding
+    │   └── UpgradeRefused              426 upgrade_refused         WebSockets: clients then go on over plain HTTP
     ├── Unauthorized                    401 invalid_api_key
     ├── Forbidden                       403 forbidden
     ├── NotFound                        404 not_found
@@ -21,6 +22,7 @@ Every error that a caller can meet. Each one knows its HTTP status, a stable cod
     ├── NoKeys                          503 no_keys
     ├── Overloaded                      503 overloaded              too many requests at once, or shutting down
     └── UpstreamError                   502 upstream_error
+        ├── UpstreamRefused             the upstream's status   its error, in a shape that the caller can't read
         ├── UpstreamUnreachable         502 upstream_unreachable
         ├── UpstreamTimeout             504 upstream_timeout
         └── UpstreamCut                 502 upstream_cut            a stream that ended before its end
@@ -78,6 +80,10 @@ class DialectNotSpoken(BadRequest):
 
 class UnsupportedEncoding(BadRequest):
     status, code = 415, "unsupported_encoding"
+
+
+class UpgradeRefused(BadRequest):
+    status, code = 426, "upgrade_refused"
 
 
 class Unauthorized(MiddlewareError):
@@ -142,6 +148,14 @@ class Overloaded(MiddlewareError):
 
 class UpstreamError(MiddlewareError):
     status, code = 502, "upstream_error"
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream answered with an error that is not in the caller's dialect (HTML, another shape, nothing)."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message or f"The provider answered with status {status}.")
+        self.status = status
 
 
 class UpstreamUnreachable(UpstreamError):

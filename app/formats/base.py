@@ -195,6 +195,10 @@ class Format(ABC):
     def edit(self, call: Call, edits: Edits) -> bytes:
         """The body with the edits spliced in; `call.body` itself when there is nothing to do."""
 
+    def lacks_usage(self, call: Call) -> bool:  # noqa: ARG002
+        """Whether this is a stream that tells its usage only on demand, and the caller did not demand it."""
+        return False
+
     @abstractmethod
     def strip_bound_state(self, call: Call) -> bytes | None:
         """

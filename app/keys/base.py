@@ -119,6 +119,10 @@ class Lease:
     value: str = field(repr=False)
     #: True when this attempt is the one probe of a key whose rest has just ended.
     probe: bool = False
+    #: Position in the order of picks. It tells which rests are younger than the attempt.
+    serial: int = 0
+    #: Counts the changes that people made to the key; a report with an older one changes nothing about the key.
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+OPENAI_LAYER = "/v1beta/openai"  # where Gemini's own OpenAI layer lives; our callers may use the same prefix
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -14,27 +16,25 @@ class Kind:
     One kind of provider.
 
     name            -- as stored in `providers.kind`
-    base_url        -- default origin (scheme, host, optional prefix), without a version path
+    base_url        -- default origin with an optional prefix, no version path; empty = every entry must name its own
     formats         -- wire formats it speaks, the native one first
-    sign            -- upstream key -> the headers that carry it
-    path            -- (format name, upstream path as the dialect's own provider has it, model) -> path below `base_url`
-    verdict_family  -- which table of `keys.verdicts` judges its errors
-    headers         -- fixed headers added to every request
-    env_keys        -- environment names whose comma lists are imported as its keys
-    env_base_url    -- environment name that overrides `base_url`
-    query           -- fixed query parameters
+    sign            -- (upstream key, format name) -> the headers that carry it
+    path            -- (provider entry, format name, path at the dialect's own provider, model) -> path below `base_url`
+    verdict_family  -- which table of `keys.verdicts` judges its errors; empty = that of the format's own provider
+    models          -- globs of the models that an entry of this kind serves by default
+    headers         -- headers added where the caller sent none of that name
+    model_in_body   -- False where the upstream path alone names the model
     """
 
     name: str
     base_url: str
     formats: tuple[str, ...]
-    sign: Callable[[str], dict[str, str]]
-    path: Callable[[str, str, str | None], str]
+    sign: Callable[[str, str], dict[str, str]]
+    path: Callable[[Provider, str, str, str | None], str]
     verdict_family: str
+    models: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    env_keys: tuple[str, ...] = ()
-    env_base_url: str = ""
-    query: Mapping[str, str] = field(default_factory=dict)
+    model_in_body: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,10 @@ class Provider:
     """
     One configured provider entry: a kind plus what the operator set. Immutable; a change makes a new one.
 
+    base_url  -- no trailing slash
     models    -- glob patterns of the models it serves; empty = only when its format or its name chooses it
     headers   -- extra fixed headers (values may be secret)
+    query     -- extra query parameters, such as Azure's `api-version`
     priority  -- lower is preferred
     """
 
@@ -52,9 +54,24 @@ class Provider:
     base_url: str
     formats: tuple[str, ...]
     models: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict)
     priority: int = 100
     enabled: bool = True
     demonstration: bool = False
-    #: Extra query parameters, such as Azure's `api-version`.
-    query: Mapping[str, str] = field(default_factory=dict)
+
+    def speaks(self, format_name: str) -> bool:
+        return format_name in self.formats
+
+
+def bearer(key: str, _format: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def as_it_came(_provider: Provider, _format: str, path: str, _model: str | None) -> str:
+    return path
+
+
+def without_openai_layer(_provider: Provider, _format: str, path: str, _model: str | None) -> str:
+    """`/v1beta/openai/chat/completions` is `/v1/chat/completions` at everybody but Google."""
+    return "/v1" + path.removeprefix(OPENAI_LAYER) if path.startswith(OPENAI_LAYER + "/") else path

@@ -60,7 +60,7 @@ class UpstreamBytes(NamedTuple):
 
 
 class UpstreamEnd(NamedTuple):
-    """The body ended as its framing said. `closed` = the end was the closing of the connection, no framing was given."""
+    """The body ended as its framing said. `closed` = the connection's end was the end of the body."""
 
     closed: bool = False
 
@@ -94,15 +94,7 @@ class Drain(NamedTuple):
 
 
 Event = (
-    RequestHead
-    | RequestBody
-    | UpstreamHead
-    | UpstreamBytes
-    | UpstreamEnd
-    | UpstreamFailed
-    | ClientGone
-    | Tick
-    | Drain
+    RequestHead | RequestBody | UpstreamHead | UpstreamBytes | UpstreamEnd | UpstreamFailed | ClientGone | Tick | Drain
 )
 
 

@@ -69,6 +69,7 @@ keys = Table(
     Column("version", Integer, nullable=False, server_default="0"),  # compare-and-set counter of the state columns
     Column("total_requests", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False, server_default="0"),
+    sqlite_autoincrement=True,  # an id that was deleted must never name another key
 )
 Index("ix_keys_provider", keys.c.provider)
 
@@ -150,6 +151,7 @@ clients = Table(
     Column("expires_at", Float),
     Column("created_at", Float, nullable=False, server_default="0"),
     Column("last_used_at", Float),
+    sqlite_autoincrement=True,  # as for keys
 )
 
 # What a client key may use: kind is `model`, `tool`, `mcp_server` ...; pattern is a glob. No row of a kind = all.

@@ -1,0 +1,69 @@
+# Everything is done through these targets; `make help` lists them.
+# Needs python3 (3.11 or newer, with venv) and, for the first installation, a network to PyPI.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types format migrate clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .make/runtime data ## Install what is needed and serve on 127.0.0.1:5000
+	@exec $(BIN)/python main.py
+
+test: .make/dev ## Install what is needed and run all tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: lint types test ## Style, types and tests: what must be green before a change goes in
+
+lint: .make/dev ## Style and layout of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .make/dev ## Static types
+	$(BIN)/mypy
+
+format: .make/dev ## Lay the code out and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+migrate: .make/runtime data ## Bring the database of .env up to date (starting the server does it too)
+	@$(BIN)/python -c "import os, dotenv; dotenv.load_dotenv(); from app.config import Config; \
+	from app.storage.database import Database; from app.vault import Vault; \
+	config = Config.from_env(os.environ); database = Database(config.database_url); \
+	database.migrate(Vault.open(config)); database.close()"
+
+clean: ## Remove what can be made again; data/ and .env stay
+	rm -rf $(VENV) .make .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- installation: one stamp for each list of requirements, so that repeated runs start at once --------
+
+.make/runtime: requirements.txt $(VENV)/pyvenv.cfg
+	@echo "Installing the runtime ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@mkdir -p .make && touch $@
+
+.make/dev: requirements-dev.txt requirements.txt $(VENV)/pyvenv.cfg
+	@echo "Installing the runtime and what the tests need ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@mkdir -p .make && touch $@ .make/runtime
+
+$(VENV)/pyvenv.cfg:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON). Install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; $(PYTHON) is older. Name a newer one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Making the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@rm -rf .make
+
+data:
+	@mkdir -p -m 700 data

@@ -1,0 +1,53 @@
+"""
+The AI API Middleware. `create_app` puts the parts together, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app.admin.api import api_bp
+from app.admin.health import health_bp
+from app.admin.pages import pages_bp
+from app.assembly import assemble
+from app.auth import auth_bp
+from app.clock import Clock
+from app.config import Config
+from app.proxy.routes import proxy_blueprint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def create_app(config: Config, *, clock: Clock | None = None, verify_with: str | None = None) -> Flask:
+    """
+    The WSGI application, with its database migrated and its threads running. Its `Lifecycle` is in
+    `extensions["middleware_lifecycle"]`; whoever makes an application calls `stop` on it in the end.
+
+    verify_with -- a file of further certificate authorities to trust in upstreams
+
+    Raises ConfigError, naming the variable, when the configuration can't work.
+    """
+    if config.secret_key is None:
+        config = replace(config, secret_key=secrets.token_bytes(32))
+    parts = assemble(config, clock or Clock(), verify_with)
+    app = Flask(
+        __name__,
+        template_folder=str(ROOT / "templates"),
+        static_folder=str(ROOT / "static"),
+        static_url_path="/middleware/static",
+    )
+    app.url_map.merge_slashes = False
+    app.extensions["middleware"] = parts.services
+    app.extensions["middleware_lifecycle"] = parts.lifecycle
+    for blueprint in (auth_bp, api_bp, pages_bp, health_bp, proxy_blueprint(parts.edge)):
+        app.register_blueprint(blueprint)
+    if config.trusted_proxies:
+        hops = config.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    parts.lifecycle.start()
+    return app

@@ -1,0 +1,376 @@
+"""
+KeyManager: the upstream keys with everything that people do to them. `live` has the part that requests use.
+
+A person's change waits for its commit, is taken over by this process at once and by the other workers through the
+revision. Values go in whole and come out masked, except in an export that was asked for. Refuses values that no
+provider would issue and that could break a header.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..clock import Clock
+from ..errors import BadRequest, Conflict, NotFound
+from ..settings_store import LiveSettings
+from ..shared import SharedTable
+from ..storage.database import Connection, Database
+from ..storage.writer import Writer
+from ..vault import Vault, VaultError, mask
+from . import store
+from .base import Scope, Status
+from .fields import DEFAULT_NAME, DEFAULT_PROVIDER, FIELDS, check_status, check_value, to_columns
+from .live import LiveKeys
+from .sessions import Sessions
+from .states import KeyState, Limit
+from .store import KeyRow, StoredState
+from .writes import read_evidence
+
+_log = logging.getLogger(__name__)
+
+BULK_REST_S = 3600.0
+DELETE = "delete"
+_KEEPER_INTERVAL_S = 0.1
+_CLEANING_INTERVAL_S = 600.0
+_PAIR_MEMORY_S = 86400.0
+
+Item = dict[str, Any]
+
+
+class KeyManager(LiveKeys):
+    """
+    The one owner of key states in this process. Thread-safe. Instants that are shown are Unix seconds.
+
+    redact -- makes a provider's sentence safe to store and show; the key's own value is always taken out
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        vault: Vault,
+        live_settings: LiveSettings,
+        shared: SharedTable,
+        clock: Clock | None = None,
+        redact: Callable[[str], str] | None = None,
+    ) -> None:
+        super().__init__(database, writer, vault, live_settings, shared, clock, redact)
+        self._sessions = Sessions(database, writer, live_settings, self._clock.wall)
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    # -- life ------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the keys, then heal them and read other workers' conversations on a thread of its own."""
+        self.refresh()
+        self._sessions.refresh()
+        if self._keeper is None:
+            self._stopping.clear()
+            self._keeper = threading.Thread(target=self._keep, name="key-keeper", daemon=True)
+            self._keeper.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End the thread."""
+        keeper, self._keeper = self._keeper, None
+        self._stopping.set()
+        if keeper is not None:
+            keeper.join(timeout_s)
+
+    def _keep(self) -> None:
+        clean_at = 0.0
+        while not self._stopping.wait(_KEEPER_INTERVAL_S):
+            now = self._clock.monotonic()
+            self.heal(now)
+            self._sessions.try_refresh()
+            if now >= clean_at:
+                clean_at = now + _CLEANING_INTERVAL_S
+                self._sessions.delete_old()
+                before = self._clock.wall() - _PAIR_MEMORY_S
+                self._writer.later(lambda connection, before=before: store.delete_old_pairs(connection, before))  # type: ignore[misc]
+
+    # -- conversations ------------------------------------------------------------
+
+    def owner(self, provider_names: Iterable[str], hints: Iterable[str], now: float) -> int | None:  # noqa: ARG002
+        """Id of the key that holds the state of a conversation, or None."""
+        return self._sessions.owner(provider_names, hints)
+
+    def remember(self, provider: str, hint: str, key_id: int, now: float) -> None:  # noqa: ARG002
+        """From now on the state of this conversation is with this key, for `session_ttl` seconds."""
+        self._sessions.remember(provider, hint, key_id)
+
+    # -- showing ------------------------------------------------------------
+
+    def states(self) -> dict[str, dict[Status, int]]:
+        """Keys per provider name and status; every status is present."""
+        with self._lock:
+            counts: dict[str, dict[Status, int]] = {}
+            for key in self._rotation.keys.values():
+                of_provider = counts.setdefault(key.provider, dict.fromkeys(Status, 0))
+                of_provider[_strongest(key).status] += 1
+            return counts
+
+    def list_keys(self) -> list[Item]:
+        """
+        All keys by id: id, name, key_value (masked), status, priority, provider, group, models, note, reason,
+        evidence {status, message}, disabled_until, model_rests [{model, until, reason}], last_used, total_usage.
+        """
+        with self._database.read() as connection:
+            rows = store.load_keys(connection)
+        with self._lock:
+            return [self._shown(row) for row in sorted(rows, key=lambda row: row.id)]
+
+    def get(self, key_id: int) -> Item:
+        """One key as in `list_keys`. Raises NotFound."""
+        with self._database.read() as connection:
+            rows = store.load_keys(connection, [key_id])
+        if not rows:
+            raise NotFound("Key not found")
+        with self._lock:
+            return self._shown(rows[0])
+
+    def _shown(self, row: KeyRow) -> Item:
+        """A row as people see it, with the state that counts in this process."""
+        picks, picked_at = self._counts.get(row.id, (0, 0.0))
+        item: Item = {
+            "id": row.id,
+            "name": row.name,
+            "key_value": row.hint,
+            "status": row.status,
+            "priority": row.priority,
+            "provider": row.provider,
+            "group": row.group,
+            "models": [*row.models],
+            "note": row.note,
+            "reason": row.reason,
+            "evidence": read_evidence(row.evidence),
+            "disabled_until": row.disabled_until,
+            "model_rests": [],
+            "last_used": max(row.last_rotated_at, picked_at) or None,
+            "total_usage": row.total_requests + picks,
+        }
+        key = self._rotation.keys.get(row.id)
+        if key is not None:
+            self._show_state(item, key)
+        return item
+
+    def _show_state(self, item: Item, key: KeyState) -> None:
+        limit = _strongest(key)
+        resting = limit.status is Status.RESTING
+        item["status"] = limit.status
+        item["disabled_until"] = self._to_wall(limit.until) if resting else None
+        if limit.status is Status.HEALTHY:
+            item["reason"], item["evidence"] = "", {"status": 0, "message": ""}
+        else:
+            item["reason"] = limit.reason
+            message = self._safe_message(limit.message, key.value)
+            if message or limit.http_status:
+                item["evidence"] = {"status": limit.http_status, "message": message}
+        item["model_rests"] = [
+            {"model": pair.model, "until": self._to_wall(pair.until), "reason": pair.reason}
+            for pair in self._rotation.all_limits(key)
+            if pair.scope in (Scope.KEY_MODEL, Scope.GROUP_MODEL) and pair.status is Status.RESTING
+        ]
+
+    # -- changing ------------------------------------------------------------
+
+    def add(
+        self,
+        value: str,
+        *,
+        name: str = DEFAULT_NAME,
+        provider: str = DEFAULT_PROVIDER,
+        group: str = "",
+        models: Sequence[str] = (),
+        priority: int = 1,
+        note: str = "",
+    ) -> int:
+        """Add a key; returns its id. Raises BadRequest: `Invalid key.`, `Key exists.`, or a field's fault."""
+        value = check_value(value)
+        fields = {"name": name, "provider": provider, "group": group, "models": models}
+        columns = to_columns({**fields, "priority": priority, "note": note})
+        with self._database.transaction() as connection:
+            if store.exists_hmac(connection, self._vault.hmac(value)):
+                raise BadRequest("Key exists.", code="key_exists", param="key")
+            key_id = self._insert(connection, value, columns, StoredState(Status.HEALTHY))
+        self.refresh()
+        return key_id
+
+    def update(self, key_id: int, changes: Mapping[str, Any]) -> None:
+        """
+        Change some of name, key, status (Healthy or Disabled), note, priority, provider, group, models.
+
+        A new value of a key that the middleware disabled makes it healthy. Raises BadRequest (`No valid data.`,
+        `Invalid key.`, `Update failed.`, or a field's fault), NotFound (`Key not found`), Conflict (`Key exists.`).
+        """
+        changes = {name: value for name, value in changes.items() if name in (*FIELDS, "key", "status")}
+        if not changes:
+            raise BadRequest("No valid data.")
+        columns = to_columns({name: changes[name] for name in FIELDS if name in changes})
+        value = check_value(changes["key"]) if "key" in changes else None
+        status = check_status(changes["status"]) if "status" in changes else None
+        with self._database.transaction() as connection:
+            rows = store.load_keys(connection, [key_id])
+            if not rows:
+                raise NotFound("Key not found")
+            if value is not None:
+                columns.update(self._sealed(connection, value, key_id))
+                if status is None and not (rows[0].status is Status.DISABLED and rows[0].state_by == store.PERSON):
+                    status = Status.HEALTHY
+            if columns:
+                store.update_key(connection, key_id, columns)
+            if status is not None:
+                store.set_states(connection, [key_id], _personal(status), self._clock.wall())
+        self.refresh()
+
+    def delete(self, key_id: int) -> None:
+        """Remove a key with its statistics; attempts that still use it may report. Raises NotFound."""
+        with self._database.transaction() as connection:
+            if not store.delete_keys(connection, [key_id]):
+                raise NotFound("Key not found")
+        self._sessions.forget_key(key_id)
+        self.refresh()
+
+    def bulk(self, ids: object, action: object) -> int:
+        """
+        Make keys Healthy, Disabled or Resting (for an hour), or `delete` them; returns how many there were.
+        Raises BadRequest: `No key IDs provided.`, `Invalid status for bulk update.`
+        """
+        if not isinstance(ids, list | tuple) or not ids:
+            raise BadRequest("No key IDs provided.", param="key_ids")
+        key_ids = sorted({key_id for key_id in ids if type(key_id) is int and 0 < key_id < 2**63})
+        if len(key_ids) != len(set(map(str, ids))):
+            raise BadRequest("key_ids must be a list of key IDs.", param="key_ids")
+        if not isinstance(action, str) or action not in (*Status, DELETE):
+            raise BadRequest("Invalid status for bulk update.", param="status")
+        with self._database.transaction() as connection:
+            if action == DELETE:
+                count = store.delete_keys(connection, key_ids)
+            else:
+                state = _personal(Status(action), self._clock.wall())
+                count = store.set_states(connection, key_ids, state, self._clock.wall())
+        if action == DELETE:
+            for key_id in key_ids:
+                self._sessions.forget_key(key_id)
+        self.refresh()
+        return count
+
+    def wake(self, key_id: int) -> None:
+        """End every rest of a key. Raises NotFound, and Conflict for a disabled key."""
+        if self.get(key_id)["status"] is Status.DISABLED:
+            raise Conflict("The key is disabled. Enable it instead.")
+        with self._database.transaction() as connection:
+            if not store.set_states(connection, [key_id], StoredState(Status.HEALTHY), self._clock.wall()):
+                raise NotFound("Key not found")
+        self.refresh()
+
+    # -- export, import, environment ------------------------------------------------------------
+
+    def export(self) -> list[Item]:
+        """
+        All keys with their plain values, as `import_` takes them: name, key_value, note, priority, status,
+        disabled_until (for a resting key), provider, group, models. Keys that cannot be decrypted are left out.
+        """
+        with self._database.read() as connection:
+            rows = store.load_keys(connection)
+        items = []
+        for row in sorted(rows, key=lambda row: row.id):
+            try:
+                value = self._vault.decrypt(row.sealed)
+            except VaultError:
+                continue
+            with self._lock:
+                shown = self._shown(row)
+            item = {"name": shown["name"], "key_value": value}
+            item.update({name: shown[name] for name in ("note", "priority", "status", "provider", "group", "models")})
+            if shown["disabled_until"] is not None:
+                item["disabled_until"] = shown["disabled_until"]
+            items.append(item)
+        return items
+
+    def import_(self, rows: object) -> tuple[int, int]:
+        """
+        Add the keys of an export, all in one transaction; returns how many were imported and how many skipped
+        (known, too short or otherwise invalid). Raises BadRequest when it is no list.
+        """
+        if not isinstance(rows, list):
+            raise BadRequest("Send a list of keys.")
+        imported = 0
+        with self._database.transaction() as connection:
+            for row in rows:
+                imported += self._import_one(connection, row)
+        self.refresh()
+        return imported, len(rows) - imported
+
+    def _import_one(self, connection: Connection, row: object) -> bool:
+        if not isinstance(row, dict):
+            return False
+        try:
+            value = check_value(row.get("key_value"))
+            columns = to_columns({name: row[name] for name in FIELDS if row.get(name) is not None})
+        except BadRequest:
+            return False
+        if store.exists_hmac(connection, self._vault.hmac(value)):
+            return False
+        self._insert(connection, value, columns, _imported_state(row, self._clock.wall()))
+        return True
+
+    def seed(self, provider: str, values: Iterable[str], *, name: str = "", note: str = "") -> int:
+        """
+        Add the values of the environment that were never imported before; returns how many. A key that a person
+        deleted therefore stays deleted. Unusable values are skipped with a warning.
+        """
+        count = 0
+        with self._database.transaction() as connection:
+            for number, text in enumerate(values, 1):
+                try:
+                    value = check_value(text)
+                except BadRequest:
+                    _log.warning("Value %d of the environment's keys for %s is no valid key", number, provider)
+                    continue
+                key_hmac = self._vault.hmac(value)
+                is_new = store.remember_import(connection, key_hmac, self._clock.wall())
+                if is_new and not store.exists_hmac(connection, key_hmac):
+                    columns = to_columns({"name": name or f"{provider} {number}", "provider": provider, "note": note})
+                    self._insert(connection, value, columns, StoredState(Status.HEALTHY))
+                    count += 1
+        if count:
+            self.refresh()
+        return count
+
+    def _insert(self, connection: Connection, value: str, columns: Mapping[str, Any], state: StoredState) -> int:
+        values = {**columns, **self._sealed(connection, value, None)}
+        return store.insert_key(connection, values, state, self._clock.wall())
+
+    def _sealed(self, connection: Connection, value: str, key_id: int | None) -> dict[str, Any]:
+        """The columns that hold a value. Raises Conflict when another key has it."""
+        key_hmac = self._vault.hmac(value)
+        if store.exists_hmac(connection, key_hmac, besides=key_id):
+            raise Conflict("Key exists.", code="key_exists", param="key")
+        return {"key_value": self._vault.encrypt(value), "key_hmac": key_hmac, "key_hint": mask(value)}
+
+
+def _personal(status: Status, wall: float = 0.0) -> StoredState:
+    """The state that a person sets; a rest lasts an hour."""
+    until = wall + BULK_REST_S if status is Status.RESTING else None
+    return StoredState(status, until, "" if status is Status.HEALTHY else "manual")
+
+
+def _imported_state(row: Mapping[str, Any], wall: float) -> StoredState:
+    """The state that an exported key had; a rest that is over, or has no end, is none."""
+    if row.get("status") == Status.DISABLED:
+        return StoredState(Status.DISABLED, None, "manual")
+    until = row.get("disabled_until")
+    if row.get("status") == Status.RESTING and isinstance(until, int | float) and wall < until < wall + 31 * 86400:
+        return StoredState(Status.RESTING, float(until), "manual")
+    return StoredState(Status.HEALTHY)
+
+
+def _strongest(key: KeyState) -> Limit:
+    """The limit that people should see as the key's state."""
+    if key.limit.status is Status.HEALTHY and key.team is not None:
+        return key.team.limit
+    return key.limit

@@ -1,0 +1,125 @@
+"""
+Which upstream key holds the state of a conversation. Kept in memory and written through, so that every worker and the
+next start know it. A hint is stored as a digest; the oldest hints are forgotten first.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..settings_store import LiveSettings
+from ..storage.database import Connection, Database
+from ..storage.writer import Writer
+from ..vault import sha256
+from .store import SessionRow, delete_old_sessions, load_sessions, write_sessions
+
+_log = logging.getLogger(__name__)
+
+MAX_SESSIONS = 50_000
+#: Rows of transactions that were slower to commit than one with a greater number are still seen.
+_OVERLAP = 64
+
+
+class Sessions:
+    """Thread-safe. `wall` gives Unix seconds."""
+
+    def __init__(
+        self, database: Database, writer: Writer, live_settings: LiveSettings, wall: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._live_settings = live_settings
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._owners: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._pending: dict[str, SessionRow] = {}
+        self._seq = 0
+
+    def owner(self, providers: Iterable[str], hints: Iterable[str]) -> int | None:
+        """Id of the key that holds the state of the first hint that is known, or None."""
+        names = tuple(providers)
+        now = self._wall()
+        with self._lock:
+            for hint in hints:
+                for name in names:
+                    owner = self._owners.get(_digest(name, hint))
+                    if owner is not None and owner[1] > now:
+                        return owner[0]
+        return None
+
+    def remember(self, provider: str, hint: str, key_id: int) -> None:
+        """From now on the state of this conversation is with this key."""
+        digest = _digest(provider, hint)
+        now = self._wall()
+        ttl_s = self._live_settings.current.session_ttl
+        with self._lock:
+            known = self._owners.get(digest)
+            if known is not None and known[0] == key_id and known[1] > now + ttl_s / 2:
+                self._owners.move_to_end(digest)
+                return
+            self._keep(digest, key_id, now + ttl_s)
+            first = not self._pending
+            self._pending[digest] = SessionRow(digest, key_id, now + ttl_s)
+        if first:
+            self._writer.later(_WritePending(self._take_pending))
+
+    def forget_key(self, key_id: int) -> None:
+        """Forget what a deleted key held."""
+        with self._lock:
+            for digest in [digest for digest, owner in self._owners.items() if owner[0] == key_id]:
+                del self._owners[digest]
+
+    def refresh(self) -> None:
+        """Read what other workers have written."""
+        with self._database.read() as connection:
+            rows = load_sessions(connection, self._seq - _OVERLAP, self._wall(), MAX_SESSIONS)
+        with self._lock:
+            for row in rows:
+                if row.hint not in self._pending and row.seq > self._seq - _OVERLAP:
+                    self._keep(row.hint, row.key_id, row.expires_at)
+            self._seq = max([self._seq, *(row.seq for row in rows)])
+
+    def try_refresh(self) -> None:
+        """Like `refresh`; when the database cannot be read, the next call makes up for it."""
+        try:
+            self.refresh()
+        except SQLAlchemyError as error:
+            _log.debug("Conversations cannot be read: %s", type(error).__name__)
+
+    def delete_old(self) -> None:
+        """Have the conversations whose time is over removed from the database."""
+        now = self._wall()
+        self._writer.later(lambda connection: delete_old_sessions(connection, now))
+
+    def _keep(self, digest: str, key_id: int, expires_at: float) -> None:
+        self._owners[digest] = (key_id, expires_at)
+        self._owners.move_to_end(digest)
+        while len(self._owners) > MAX_SESSIONS:
+            self._owners.popitem(last=False)
+
+    def _take_pending(self) -> list[SessionRow]:
+        with self._lock:
+            rows, self._pending = [*self._pending.values()], {}
+        return rows
+
+
+class _WritePending:
+    """A job that takes its rows once, so that a retry writes the same ones."""
+
+    def __init__(self, take: Callable[[], list[SessionRow]]) -> None:
+        self._take = take
+        self._rows: list[SessionRow] | None = None
+
+    def __call__(self, connection: Connection) -> None:
+        if self._rows is None:
+            self._rows = self._take()
+        write_sessions(connection, self._rows)
+
+
+def _digest(provider: str, hint: str) -> str:
+    return sha256(f"{provider}\0{hint}")

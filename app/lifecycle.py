@@ -1,0 +1,69 @@
+"""
+What runs beside the requests of one process, and how it ends: threads are started, a shutdown is announced, the last
+rows are written. Knows no Flask and no server.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from app.proxy.relay import Draining
+
+#: How long the last rows may take.
+FLUSH_S = 5.0
+
+
+class Lifecycle:
+    """
+    starters, stoppers  -- called in order; a stopper must bear being called without its starter
+    draining            -- raised when the grace of running streams is over
+    """
+
+    def __init__(self, draining: Draining) -> None:
+        self.draining = draining
+        self.starters: list[Callable[[], object]] = []
+        self.stoppers: list[Callable[[], object]] = []
+        self.stopping = False
+        self._lock = threading.Lock()
+        self._running = 0
+        self._started = False
+        self._idle = threading.Condition(self._lock)
+
+    def start(self) -> None:
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        for step in self.starters:
+            step()
+
+    def accepting(self) -> bool:
+        return not self.stopping
+
+    def enter(self) -> None:
+        """A request has begun."""
+        with self._lock:
+            self._running += 1
+
+    def leave(self) -> None:
+        with self._idle:
+            self._running -= 1
+            self._idle.notify_all()
+
+    def announce(self) -> None:
+        """From now on readiness says no and new requests are refused; running ones go on."""
+        self.stopping = True
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait for the running requests; True when none is left."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._running == 0, timeout_s)
+
+    def stop(self) -> None:
+        """End everything. Harmless when called again."""
+        self.announce()
+        with self._lock:
+            stoppers, self.stoppers = self.stoppers, []
+        for step in stoppers:
+            step()

@@ -1,0 +1,203 @@
+"""
+The live log: the last lines of what happens, for people who watch. Requests, answers and changes of key states go to
+the `events` table, so that every worker shows the same lines.
+
+Refuses to hold more than people can read: at most `MAX_ENTRIES_PER_WRITE` entries reach the table in one write, the
+newest ones; older ones of that moment would be pushed out of sight anyway. Lines are made when they are written, so
+that a busy server does not make lines that nobody sees. No secret, no query string, no control character
+gets in, and a body is cut at `MAX_BODY_CHARS`.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from sqlalchemy import Connection, insert, select
+
+from app.clock import Clock
+from app.records import RequestRecord
+from app.storage.database import Database
+from app.storage.schema import events
+from app.storage.writer import Writer
+from app.telemetry.logs import TextRedactor, iso_milliseconds, safe_text, without_query
+
+BLUE: Final = "blue"
+GREEN: Final = "green"
+YELLOW: Final = "yellow"
+RED: Final = "red"
+
+MAX_ENTRIES_PER_WRITE: Final = 50
+MAX_LINE_CHARS: Final = 1000
+MAX_BODY_CHARS: Final = 500
+MAX_SHOWN: Final = 1000
+
+_KEY_COLORS: Final = {"Healthy": GREEN, "Resting": YELLOW, "Disabled": RED}
+
+# Control characters, line separators, and the marks that turn the direction of text around.
+_UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+T = TypeVar("T")
+
+
+class WriteBehind(Generic[T]):
+    """
+    Collects changes in memory and writes them with one job of the writer, instead of one job for each change.
+
+    empty  -- makes a container for changes
+    write  -- stores a full container; runs in the writer's transaction, and again with the same container when that
+              transaction was rolled back
+    """
+
+    #: A job that has not run after this time is ordered again: the writer may have dropped it.
+    REORDER_AFTER_S: Final = 1.0
+
+    def __init__(
+        self, writer: Writer, empty: Callable[[], T], write: Callable[[Connection, T], None], clock: Clock
+    ) -> None:
+        self._writer, self._empty, self._write, self._clock = writer, empty, write, clock
+        self._lock = threading.Lock()
+        self._pending = empty()
+        self._ordered_at: float | None = None
+
+    def change(self, change: Callable[[T], None]) -> None:
+        """Apply `change` to the container that is written next, within a tenth of a second. Cheap: no SQL here."""
+        now = self._clock.monotonic()
+        with self._lock:
+            change(self._pending)
+            due = self._ordered_at is None or now - self._ordered_at > self.REORDER_AFTER_S
+            if due:
+                self._ordered_at = now
+        if due:
+            self._writer.later(_Job(self._take, self._write))
+
+    def _take(self) -> T:
+        with self._lock:
+            taken, self._pending, self._ordered_at = self._pending, self._empty(), None
+        return taken
+
+
+class _Job(Generic[T]):
+    """Takes what has been collected when it runs first, and keeps it in case it has to run again."""
+
+    def __init__(self, take: Callable[[], T], write: Callable[[Connection, T], None]) -> None:
+        self._take, self._write = take, write
+        self._taken: list[T] = []
+
+    def __call__(self, connection: Connection) -> None:
+        if not self._taken:
+            self._taken.append(self._take())
+        self._write(connection, self._taken[0])
+
+
+#: Unix seconds, color, message
+_Line = tuple[float, str, str]
+_Entries = deque[_Line | RequestRecord]
+
+
+class LiveLog:
+    """Writes the lines and reads the last ones. Every method may be called from any thread; writing never blocks."""
+
+    def __init__(self, database: Database, writer: Writer, redactor: TextRedactor, clock: Clock | None = None) -> None:
+        self._database, self._redactor = database, redactor
+        self._clock = clock or Clock()
+        self._entries: WriteBehind[_Entries] = WriteBehind(writer, _no_entries, self._write, self._clock)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def add(self, message: str, color: str, at: float | None = None) -> None:
+        """
+        Add one line.
+
+        color -- blue, green, yellow or red
+        at    -- Unix seconds; None is now
+        """
+        line = (self._clock.wall() if at is None else at, color, message)
+        self._entries.change(lambda entries: entries.append(line))
+
+    def request(self, record: RequestRecord) -> None:
+        """Add the lines of one finished request: the request, the answer, the bodies where the record has excerpts."""
+        self._entries.change(lambda entries: entries.append(record))
+
+    def key_changed(self, name: str, new: str, reason: str = "") -> None:
+        """Add a line about the new state of a key."""
+        why = f" ({reason})" if reason else ""
+        self.add(f'Key "{name}" is {new}{why}', _KEY_COLORS.get(new, BLUE))
+
+    def _write(self, connection: Connection, entries: _Entries) -> None:
+        lines: list[_Line] = []
+        for entry in entries:
+            lines += _request_lines(entry) if isinstance(entry, RequestRecord) else [entry]
+        if lines:
+            rows = [{"at": at, "color": color, "message": self._printable(message)} for at, color, message in lines]
+            connection.execute(insert(events), rows)
+
+    def _printable(self, text: str) -> str:
+        # Redact first: a cut secret is no longer recognised.
+        text = _UNPRINTABLE.sub("\ufffd", safe_text(self._redactor.text(text)))
+        return text if len(text) <= MAX_LINE_CHARS else text[: MAX_LINE_CHARS - 1] + "…"
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def recent(self, limit: int = 50) -> list[dict[str, str]]:
+        """
+        The last lines, oldest first: [{"time": "2026-11-20T13:47:05.123Z", "msg", "color"}].
+
+        limit -- at most `MAX_SHOWN`
+        """
+        newest = select(events.c.at, events.c.message, events.c.color).order_by(events.c.id.desc())
+        with self._database.read() as connection:
+            rows = connection.execute(newest.limit(max(0, min(limit, MAX_SHOWN)))).all()
+        # Ids follow the order of writing; several workers write in turns, and a request is written when it ends.
+        ordered = sorted(reversed(rows), key=lambda row: float(row.at))
+        return [{"time": iso_milliseconds(row.at), "msg": row.message, "color": row.color} for row in ordered]
+
+
+def status_color(status: int, outcome: str = "success") -> str:
+    """Green for an answer of 2xx that was complete, yellow for 3xx, else red."""
+    if 200 <= status < 300:
+        return GREEN if outcome in ("success", "") else RED
+    return YELLOW if 300 <= status < 400 else RED
+
+
+def _request_lines(record: RequestRecord) -> list[_Line]:
+    ended_at = record.started_at + record.duration_ms / 1000
+    color = status_color(record.status, record.outcome)
+    lines = [(record.started_at, BLUE, _request_line(record))]
+    if record.request_excerpt:
+        lines.append((record.started_at, BLUE, f"Request body: {_cut(record.request_excerpt)}"))
+    lines.append((ended_at, color, _answer_line(record)))
+    if record.response_excerpt:
+        lines.append((ended_at, color, f"Response body: {_cut(record.response_excerpt)}"))
+    return lines
+
+
+def _request_line(record: RequestRecord) -> str:
+    model = f" model {record.model}" if record.model else ""
+    stream = " stream" if record.stream else ""
+    path = without_query(record.path)
+    return f"{record.method} {path}{model}{stream} ({record.request_id})"
+
+
+def _answer_line(record: RequestRecord) -> str:
+    parts = [f"{record.status} {record.outcome or 'done'} in {record.duration_ms} ms"]
+    if record.provider:
+        parts.append(record.provider)
+    if record.key_id is not None:
+        parts.append(f"key {record.key_id}")
+    if record.attempts:
+        parts.append(f"{len(record.attempts)} attempt{'s' if len(record.attempts) > 1 else ''}")
+    if record.error_code:
+        parts.append(record.error_code)
+    return f"{', '.join(parts)} ({record.request_id})"
+
+
+def _cut(body: str) -> str:
+    return body if len(body) <= MAX_BODY_CHARS else body[: MAX_BODY_CHARS - 1] + "…"
+
+
+def _no_entries() -> _Entries:
+    return deque(maxlen=MAX_ENTRIES_PER_WRITE)

@@ -1,0 +1,120 @@
+"""
+The stores, in the shape in which the core asks for them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from app import formats
+from app.clients import Client, Clients
+from app.errors import MiddlewareError, Unauthorized
+from app.limits import RequestLimiter
+from app.proxy.routing import KeyCounts, Providers, Wanted, explain
+from app.settings import Settings
+
+_REFUSALS = {
+    "unknown": "The API key is not a client key of this server. Ask its operator for one.",
+    "inactive": "This client key is switched off. Ask the operator of this server.",
+    "expired": "This client key has expired. Ask the operator of this server for a new one.",
+}
+#: Who counts together for the limit of requests per minute.
+RATE_NAME = "proxy"
+
+
+class ClientDoor:
+    """
+    Whether a client key is needed, and whose it is.
+
+    mode     -- `auto`, `required` or `open`
+    exposed  -- the server listens beyond this machine
+    """
+
+    def __init__(self, clients: Clients, mode: str, *, exposed: bool) -> None:
+        self._clients = clients
+        self._mode = mode
+        self._exposed = exposed
+
+    def required(self) -> bool:
+        if self._mode != "auto":
+            return self._mode == "required"
+        return self._exposed or self._clients.any_exist()
+
+    def recognise(self, token: str) -> Client:
+        client = self._clients.authenticate(token)
+        if client is None:
+            raise Unauthorized(_REFUSALS.get(self._clients.refusal(token), _REFUSALS["unknown"]))
+        return client
+
+
+class RequestLimits:
+    """The limits on all requests together. `leave` is owed once for each `admit` that did not raise."""
+
+    def __init__(self, limiter: RequestLimiter) -> None:
+        self._limiter = limiter
+
+    def admit(self, wall_now: float) -> bool:
+        self._limiter.check(RATE_NAME, wall_now)
+        return self._limiter.enter()
+
+    def leave(self) -> None:
+        self._limiter.leave()
+
+
+class ModelCache:
+    """Model lists by provider and URL. At most `max_entries`: the oldest goes first."""
+
+    def __init__(self, max_entries: int = 256) -> None:
+        self._max_entries = max_entries
+        self._lock = threading.Lock()
+        self._entries: dict[str, tuple[float, str, bytes]] = {}
+
+    def get(self, key: str, now: float) -> tuple[str, bytes] | None:
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None or found[0] <= now:
+                return None
+            return found[1], found[2]
+
+    def put(self, key: str, content_type: str, body: bytes, expires: float) -> None:
+        with self._lock:
+            self._entries.pop(key, None)
+            self._entries[key] = (expires, content_type, body)
+            while len(self._entries) > self._max_entries:
+                del self._entries[next(iter(self._entries))]
+
+    def clear(self) -> None:
+        """Forget everything: providers or keys have changed."""
+        with self._lock:
+            self._entries.clear()
+
+
+class RouteExplainer:
+    """What would happen to a request, for the admin API."""
+
+    def __init__(self, providers: Callable[[], Providers], keys: KeyCounts, settings: Callable[[], Settings]) -> None:
+        self._providers = providers
+        self._keys = keys
+        self._settings = settings
+
+    def explain(self, model: str | None, path: str) -> dict[str, Any]:
+        """The candidates with the steps that led to them. An impossible path or model is told, not raised."""
+        providers, settings = self._providers(), self._settings()
+        try:
+            clean, query = formats.paths.normalise(path)
+            prefix, clean = formats.paths.split_prefix(clean, set(providers.by_name))
+            match = formats.match("POST", clean, {}, query)
+        except MiddlewareError as error:
+            told = {"status": error.status, "code": error.code, "message": str(error)}
+            return {"path": path, "dialect": None, "candidates": [], "steps": [], "error": told}
+        wanted = Wanted(
+            model=match.model or model,
+            dialect=match.format.name,
+            provider=prefix,
+            default_provider=settings.model_provider,
+            default_model=settings.model_default if match.endpoint.operation == "generate" else "",
+        )
+        found = explain(wanted, providers, self._keys)
+        return {"path": clean, "model": wanted.model, "dialect": match.format.name, **found}

@@ -1,0 +1,133 @@
+"""
+One attempt's connection, for the thread driver: dialled or taken from the pool, written to, read from, never blocking.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
+
+from app.proxy.events import Send, UpstreamFailed
+from app.proxy.http1 import AnswerEvent, AnswerParser, BadAnswer, request_bytes
+from app.proxy.upstream import Connection, DialFailed, Upstreams
+
+
+class Link:
+    """One attempt's connection: dialling, then writing the request, then reading the answer."""
+
+    def __init__(self, send: Send, upstreams: Upstreams) -> None:
+        self._send = send
+        self._upstreams = upstreams
+        self._parser = AnswerParser(head_only=send.method == "HEAD")
+        self._pending: Future[Connection] | None = None
+        self._connection: Connection | None = None
+        self._unsent = memoryview(b"")
+        self._wants_write = False
+        self._spent_s = 0.0
+        connection = None if send.fresh else upstreams.take(send.origin)
+        if connection is not None:
+            self._connected(connection)
+        else:
+            self._pending = upstreams.dial(send.origin, send.connect_timeout_s)
+
+    @property
+    def dialling(self) -> bool:
+        return self._connection is None
+
+    @property
+    def descriptor(self) -> int:
+        return -1 if self._connection is None else self._connection.socket.fileno()
+
+    @property
+    def interest(self) -> int:
+        writing = bool(self._unsent) or self._wants_write
+        return select.POLLIN | select.POLLOUT if writing else select.POLLIN
+
+    @property
+    def has_buffered(self) -> bool:
+        """Whether TLS holds decrypted bytes that no poll would show."""
+        sock = self._connection.socket if self._connection is not None else None
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def await_dial(self, timeout_s: float) -> None:
+        """Wait a while for the connection. Raises DialFailed."""
+        if self._pending is None:
+            return
+        try:
+            connection = self._pending.result(timeout_s)
+        except FutureTimeout:
+            self._spent_s += timeout_s
+            if self._spent_s > self._send.connect_timeout_s:
+                raise DialFailed("connect_timeout", "no connection within connect_timeout") from None
+            return
+        self._pending = None
+        self._connected(connection)
+
+    def _connected(self, connection: Connection) -> None:
+        send = self._send
+        if connection.absolute:
+            send = replace(send, target=send.origin + send.target)
+        self._connection = connection
+        self._unsent = memoryview(request_bytes(send) + send.body)
+        self._write()
+
+    def receive(self, buffer_bytes: int) -> tuple[list[AnswerEvent], UpstreamFailed | None]:
+        """What has come since, and the failure that ended it, if any."""
+        if self._unsent or self._wants_write:
+            self._write()
+        connection = self._connection
+        if connection is None:
+            return [], None
+        try:
+            data = connection.socket.recv(buffer_bytes)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return [], None
+        except ssl.SSLWantWriteError:
+            self._wants_write = True
+            return [], None
+        except OSError:
+            return [], self._failed("reset", "the connection was reset")
+        try:
+            return (self._parser.feed(data) if data else self._parser.closed()), None
+        except BadAnswer as error:
+            return error.events, self._failed("protocol" if data else "incomplete", str(error))
+
+    def _write(self) -> None:
+        """Write as much of the request as the socket takes. A broken pipe shows when the answer is read."""
+        self._wants_write = False
+        connection = self._connection
+        while self._unsent and connection is not None:
+            try:
+                sent = connection.socket.send(self._unsent[:262144])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                return
+            except ssl.SSLWantReadError:
+                return
+            except OSError:
+                self._unsent = memoryview(b"")
+                return
+            self._unsent = self._unsent[sent:]
+
+    def _failed(self, code: str, message: str) -> UpstreamFailed:
+        reused = self._connection is not None and self._connection.reused and not self._parser.begun
+        return UpstreamFailed(code, connected=True, reused=reused, message=message)
+
+    def release(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._parser.reusable and not self._unsent:
+            self._upstreams.give(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        if self._pending is not None:
+            self._upstreams.forget(self._pending)
+            self._pending = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

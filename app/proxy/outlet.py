@@ -1,0 +1,102 @@
+"""
+The caller's side of an exchange: the head, the bytes and the end that it gets, in its own dialect. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+
+from app.errors import MiddlewareError
+from app.formats import json_body
+from app.formats.base import Call
+from app.proxy.admission import Visitor
+from app.proxy.attempts import Attempts
+from app.proxy.book import Book
+from app.proxy.cors import cors_headers
+from app.proxy.events import Abort, ClientBytes, ClientHead, Command, Finish, Headers
+from app.settings import Settings
+
+#: Clients that are told to wait longer than this either refuse or block their user for the whole time.
+MAX_RETRY_AFTER_S = 60
+
+
+class Outlet:
+    """
+    Collects commands for the caller in `out`, which the exchange empties after each event.
+
+    started  -- the head is out: from now on errors can only be told in-band
+    """
+
+    def __init__(self, visitor: Visitor, settings: Settings, book: Book) -> None:
+        self.out: list[Command] = []
+        self.started = False
+        self.attempts: Attempts | None = None
+        self._visitor = visitor
+        self._settings = settings
+        self._book = book
+
+    def head(self, status: int, headers: Headers, length: int | None) -> None:
+        self.started = True
+        self._book.answered(status)
+        self.out.append(ClientHead(status, headers + self._own_headers(), length))
+
+    def data(self, data: bytes, now: float) -> None:
+        self.out.append(ClientBytes(data))
+        self._book.sent(data, now, excerpt=self._settings.log_response_body)
+
+    def finish(self) -> None:
+        self.out.append(Finish())
+
+    def abort(self) -> None:
+        self.out.append(Abort())
+
+    def whole(self, status: int, headers: Headers, body: bytes, now: float) -> None:
+        """A complete answer; without its body where the method is HEAD."""
+        self.head(status, headers, len(body))
+        if body and self._visitor.head.method != "HEAD":
+            self.data(body, now)
+        self.finish()
+
+    def error(self, error: MiddlewareError, now: float) -> None:
+        """A complete error answer in the caller's dialect."""
+        body = json_body.dumps(self._visitor.dialect.error_body(error, self._visitor.request_id))
+        self.whole(error.status, [("Content-Type", "application/json"), *retry_headers(error)], body, now)
+
+    def error_event(self, call: Call | None, error: MiddlewareError, now: float) -> None:
+        """The same inside a stream that has begun."""
+        self.data(self._visitor.dialect.error_event(call, error, self._visitor.request_id), now)
+
+    def _own_headers(self) -> Headers:
+        headers: Headers = []
+        if self._settings.enable_request_id_injection:
+            headers.append(("X-Request-ID", self._visitor.request_id))
+        if self.attempts is not None and self.attempts.records:
+            last = self.attempts.records[-1]
+            headers.append(("x-middleware-provider", last.provider))
+            headers.append(("x-middleware-key", str(last.key_id)))
+            headers.append(("x-middleware-attempts", str(len(self.attempts.records))))
+        return headers + cors_headers(self._visitor.headers, self._settings)
+
+
+def retry_headers(error: MiddlewareError) -> Headers:
+    """`Retry-After` and `x-should-retry` for an error of ours."""
+    headers: Headers = []
+    pointless = error.should_retry is False
+    if error.retry_after_s is not None:
+        headers.append(("Retry-After", str(min(MAX_RETRY_AFTER_S, max(1, math.ceil(error.retry_after_s))))))
+        pointless = pointless or error.retry_after_s > MAX_RETRY_AFTER_S
+    if pointless:
+        headers.append(("x-should-retry", "false"))
+    return headers
+
+
+def relayed_retry_headers(upstream: dict[str, str]) -> Headers:
+    """The same for an upstream's error that goes to the caller, its wait cut to what clients bear."""
+    headers: Headers = []
+    wait = upstream.get("retry-after", "")
+    if wait.isdigit():
+        headers.append(("Retry-After", str(min(MAX_RETRY_AFTER_S, int(wait[:9])))))
+    too_long = wait.isdigit() and int(wait[:9]) > MAX_RETRY_AFTER_S
+    if too_long or upstream.get("x-should-retry", "").lower() == "false":
+        headers.append(("x-should-retry", "false"))
+    return headers

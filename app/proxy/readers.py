@@ -1,0 +1,316 @@
+"""
+What becomes of an answer's body: four readers, one for each way of passing it on. Pure.
+
+    StreamReader    events, watched as they pass; held back until the first real output
+    PlainReader     a body read to its end and checked before a byte of it goes out
+    CollectReader   events that the caller did not ask for, put together to a plain answer
+    RawReader       bytes that nobody needs to understand: files, audio
+
+Until `committed`, a failure can still be cured by another attempt: nothing has reached the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.formats import json_body
+from app.formats.base import Call, Framing, Json, Mark, Operation, Usage
+from app.formats.json_array import Splitter as ArraySplitter
+from app.formats.sse import Splitter as EventSplitter
+from app.keys.base import Failure, Phase
+
+
+class Ending(Enum):
+    OPEN = "open"
+    COMPLETE = "complete"
+    UPSTREAM_ERROR = "upstream_error"  # an error event, already among the output
+    CUT = "cut"  # the upstream stopped before the end
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    What one piece of input came to.
+
+    out      -- bytes for the caller, in order; only ever filled once committed
+    failure  -- the attempt failed before anything reached the caller
+    """
+
+    out: list[bytes] = field(default_factory=list)
+    ending: Ending = Ending.OPEN
+    failure: Failure | None = None
+
+
+class Reader:
+    """What the four have in common. `committed` turns True with the first output; `usage` is set at the end."""
+
+    #: The caller gets a stream of chunks rather than a body of known length.
+    streams = False
+
+    def __init__(self) -> None:
+        self.committed = False
+        self.usage = Usage()
+        self.resource_ids: list[str] = []
+        #: Content type of what goes out, where it is not the upstream's own.
+        self.content_type: str | None = None
+        #: A checked plain answer as the upstream gave it, for the cache of model lists.
+        self.body: bytes | None = None
+
+    def feed(self, data: bytes) -> Progress:
+        raise NotImplementedError
+
+    def end(self) -> Progress:
+        """The upstream's body ended cleanly."""
+        raise NotImplementedError
+
+    def release(self) -> list[bytes]:
+        """Commit now, with what was held back."""
+        self.committed = True
+        return []
+
+
+class StreamReader(Reader):
+    """
+    Passes events on as they came, whole ones only, so that a heartbeat or an error event never lands inside one.
+
+    rename       -- the model name that the caller asked for, where another one was sent
+    strip_usage  -- the usage chunk was our wish, not the caller's
+    clean        -- takes secrets out of error events
+    """
+
+    streams = True
+
+    def __init__(self, call: Call, *, rename: str | None, strip_usage: bool, clean: Callable[[bytes], bytes]) -> None:
+        super().__init__()
+        self._call = call
+        self._format = call.match.format
+        self._rename = rename
+        self._strip_usage = strip_usage
+        self._clean = clean
+        self._array = call.match.endpoint.framing is Framing.JSON_ARRAY
+        self._splitter: EventSplitter | ArraySplitter = ArraySplitter() if self._array else EventSplitter()
+        self._watcher = self._format.watcher(call)
+        self._held: list[bytes] = []
+
+    def feed(self, data: bytes) -> Progress:
+        progress = Progress()
+        for event in self._splitter.feed(data):
+            self._take(event, progress)
+            if progress.failure is not None or progress.ending is not Ending.OPEN:
+                break
+        return progress
+
+    def end(self) -> Progress:
+        progress = Progress()
+        rest = self._splitter.rest()
+        if rest.strip() and not self._array:
+            # The last event came without its blank line: the end of the stream stands for it.
+            self._take(rest, progress)
+            if progress.failure is not None or progress.ending is not Ending.OPEN:
+                return progress
+        state = self._watcher.state
+        if not state.finished or (self._array and b"]" not in rest):
+            return self._unfinished(progress)
+        progress.out.extend(self.release())
+        progress.out.append(rest if self._array else self._closing(rest))
+        progress.ending = Ending.COMPLETE
+        self.settle()
+        return progress
+
+    def release(self) -> list[bytes]:
+        held, self._held = self._held, []
+        self.committed = True
+        return held
+
+    def _closing(self, rest: bytes) -> bytes:
+        if self._watcher.state.terminated:
+            return b""
+        return (b"\n\n" if rest.strip() else b"") + self._format.terminator(self._call)
+
+    def _take(self, event: bytes, progress: Progress) -> None:
+        mark = self._watcher.watch(event)
+        if mark is Mark.ERROR:
+            self._error(event, progress)
+            return
+        if mark is Mark.USAGE_ONLY and self._strip_usage:
+            return
+        if self._rename is not None:
+            event = self._format.rename_model(event, self._rename)
+        if not self.committed and mark in (Mark.PROLOGUE, Mark.IGNORED):
+            self._held.append(event)
+            return
+        if not self.committed:
+            progress.out.extend(self.release())
+        progress.out.append(event)
+        if mark is Mark.TERMINATOR:
+            progress.ending = Ending.COMPLETE
+            self.settle()
+
+    def _error(self, event: bytes, progress: Progress) -> None:
+        state = self._watcher.state
+        if not self.committed:
+            progress.failure = Failure(Phase.STREAM, state.error_status or 200, {}, state.error or event)
+            return
+        progress.out.append(self._clean(event))
+        progress.ending = Ending.UPSTREAM_ERROR
+        self.settle()
+
+    def _unfinished(self, progress: Progress) -> Progress:
+        if self.committed:
+            progress.ending = Ending.CUT
+            self.settle()
+        else:
+            progress.failure = Failure(Phase.BODY, 200, {}, b"", "incomplete")
+        return progress
+
+    def settle(self) -> None:
+        """Take stock: the stream has ended, or will not go on."""
+        self.usage = self._watcher.settle()
+        self.resource_ids = list(self._watcher.state.resource_ids)
+
+
+class PlainReader(Reader):
+    """
+    A body checked before it goes out. One that grows beyond `max_bytes` is passed on unchecked from there.
+
+    rename      -- as for StreamReader
+    to_stream   -- the caller asked for a stream that the upstream did not give: make one of the answer
+    """
+
+    def __init__(self, call: Call, *, max_bytes: int, rename: str | None, to_stream: bool) -> None:
+        super().__init__()
+        self._call = call
+        self._format = call.match.format
+        self._max_bytes = max_bytes
+        self._rename = rename
+        self.streams = to_stream
+        self.content_type = "text/event-stream" if to_stream else None
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> Progress:
+        if self.committed:
+            return Progress([data])
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size <= self._max_bytes:
+            return Progress()
+        return Progress(self.release())
+
+    def release(self) -> list[bytes]:
+        parts, self._parts = self._parts, []
+        self.committed = True
+        self.streams = True
+        return parts
+
+    def end(self) -> Progress:
+        if self.committed:
+            return Progress(ending=Ending.COMPLETE)
+        body = b"".join(self._parts)
+        answer, fault = self._format.check_answer(self._call, body)
+        if fault:
+            return Progress(failure=Failure(Phase.BODY, 200, {}, body[:65536], fault))
+        return self._deliver(answer, body)
+
+    def _deliver(self, answer: Json | None, body: bytes) -> Progress:
+        self.body = body
+        if answer is not None:
+            self.usage = self._format.usage(answer)
+            self.resource_ids = self._format.resource_ids(self._call, answer)
+            if self.streams:
+                body = self._format.stream_from_answer(self._call, answer)
+        if self._rename is not None:
+            body = self._format.rename_model(body, self._rename)
+        self.committed = True
+        return Progress([body], Ending.COMPLETE)
+
+
+class CollectReader(Reader):
+    """Puts an unasked-for stream together to the plain answer that the caller expects."""
+
+    content_type: str | None
+
+    def __init__(self, call: Call, *, max_bytes: int, rename: str | None) -> None:
+        super().__init__()
+        self._call = call
+        self._format = call.match.format
+        self._rename = rename
+        self._max_bytes = max_bytes
+        self._splitter = EventSplitter()
+        self._watcher = self._format.watcher(call)
+        self._events: list[bytes] = []
+        self._size = 0
+        self.content_type = "application/json"
+
+    def feed(self, data: bytes) -> Progress:
+        self._size += len(data)
+        if self._size > self._max_bytes:
+            return Progress(failure=Failure(Phase.BODY, 200, {}, b"", "too_large"))
+        return self._take(self._splitter.feed(data))
+
+    def _take(self, events: list[bytes]) -> Progress:
+        for event in events:
+            if self._watcher.watch(event) is Mark.ERROR:
+                state = self._watcher.state
+                return Progress(failure=Failure(Phase.STREAM, state.error_status or 200, {}, state.error or event))
+            self._events.append(event)
+            if self._watcher.state.terminated:
+                return self.end()
+        return Progress()
+
+    def end(self) -> Progress:
+        from_rest = self._take([rest]) if (rest := self._splitter.rest()).strip() else Progress()
+        if from_rest.failure is not None or from_rest.ending is not Ending.OPEN:
+            return from_rest
+        answer = self._format.answer_from_stream(self._call, self._events) if self._watcher.state.finished else None
+        if answer is None:
+            return Progress(failure=Failure(Phase.BODY, 200, {}, b"", "incomplete"))
+        self.usage = self._watcher.settle()
+        self.resource_ids = list(self._watcher.state.resource_ids)
+        body = json_body.dumps(answer)
+        if self._rename is not None:
+            body = self._format.rename_model(body, self._rename)
+        self.committed = True
+        return Progress([body], Ending.COMPLETE)
+
+
+class RawReader(Reader):
+    """Bytes in, bytes out. An end is an end: the framing is all there is to check."""
+
+    streams = True
+
+    def feed(self, data: bytes) -> Progress:
+        self.committed = True
+        return Progress([data])
+
+    def end(self) -> Progress:
+        self.committed = True
+        return Progress(ending=Ending.COMPLETE)
+
+
+def choose(
+    call: Call,
+    content_type: str,
+    *,
+    max_buffered: int,
+    rename: str | None,
+    strip_usage: bool,
+    clean: Callable[[bytes], bytes],
+) -> Reader:
+    """The reader for a 2xx answer to this call."""
+    kind = content_type.partition(";")[0].strip().lower()
+    events = kind == "text/event-stream"
+    if call.match.endpoint.operation is Operation.OTHER:
+        is_json = kind == "application/json"
+        return PlainReader(call, max_bytes=max_buffered, rename=None, to_stream=False) if is_json else RawReader()
+    if not call.stream:
+        if events:
+            return CollectReader(call, max_bytes=max_buffered, rename=rename)
+        return PlainReader(call, max_bytes=max_buffered, rename=rename, to_stream=False)
+    array = call.match.endpoint.framing is Framing.JSON_ARRAY
+    # Some servers stream events as text/plain or name no type at all.
+    if events or array or kind in ("", "text/plain", "application/octet-stream"):
+        return StreamReader(call, rename=rename, strip_usage=strip_usage, clean=clean)
+    return PlainReader(call, max_bytes=max_buffered, rename=rename, to_stream=True)

@@ -1,0 +1,160 @@
+"""
+The proxy under WSGI: every address that is nobody else's goes to the core, which knows the shapes it relays.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, Response, request
+from werkzeug.datastructures import Headers
+from werkzeug.routing import BaseConverter
+
+from app.clock import Clock
+from app.errors import MiddlewareError
+from app.lifecycle import Lifecycle
+from app.proxy.events import ClientHead, RequestHead
+from app.proxy.exchange import Exchange
+from app.proxy.gateway import Gateway
+from app.proxy.relay import Relay
+from app.proxy.upstream import Upstreams
+from app.records import RequestRecord
+from app.telemetry.metrics import InFlight, Metrics
+
+log = logging.getLogger(__name__)
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_BODILESS = frozenset({204, 304})
+
+
+class Everything(BaseConverter):
+    """A path of any shape, slashes wherever they are: the core judges it, not the router."""
+
+    regex = ".*"
+    part_isolating = False
+    weight = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What the route needs beside the core."""
+
+    gateway: Gateway
+    upstreams: Upstreams
+    lifecycle: Lifecycle
+    clock: Clock
+    metrics: Metrics
+    record: Callable[[RequestRecord], None]
+    buffer_bytes: Callable[[], int]
+
+
+def proxy_blueprint(edge: Edge) -> Blueprint:
+    """The catch-all route. Register it last."""
+    blueprint = Blueprint("proxy", __name__)
+
+    @blueprint.record_once
+    def add_converter(state: Any) -> None:
+        state.app.url_map.converters["everything"] = Everything
+
+    def relay(_rest: str) -> Response:
+        """Relay a call to a provider, in the format that the caller speaks."""
+        return _answer(edge)
+
+    blueprint.add_url_rule(
+        "/<everything:_rest>", "relay", relay, methods=list(METHODS), provide_automatic_options=False
+    )
+    return blueprint
+
+
+def _answer(edge: Edge) -> Response:
+    environ = request.environ
+    now, wall = edge.clock.monotonic(), edge.clock.wall()
+    in_flight = edge.metrics.begin()
+    exchange = Exchange(edge.gateway, _head(environ), now=now, wall=wall)
+    relay = _Counted(
+        exchange,
+        edge.upstreams,
+        edge.lifecycle.draining,
+        edge.clock,
+        lambda max_bytes: _read_body(environ, max_bytes),
+        edge.record,
+        _client_socket(environ),
+        edge.buffer_bytes(),
+    )
+    relay.counted = (in_flight, edge.lifecycle)
+    edge.lifecycle.enter()
+    try:
+        head = relay.open()
+    except Exception:  # noqa: BLE001 - the top level: a defect of ours becomes an answer in the caller's dialect
+        log.exception("a request failed inside the middleware")
+        head = relay.refuse(MiddlewareError())
+    return _response(head, relay)
+
+
+class _Counted(Relay):
+    """A relay that is counted while it runs: in the gauges, and among what a shutdown waits for."""
+
+    counted: tuple[InFlight, Lifecycle] | None = None
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            counted, self.counted = self.counted, None
+            if counted is not None:
+                counted[0].end()
+                counted[1].leave()
+
+
+def _response(head: ClientHead, relay: Relay) -> Response:
+    response = Response(relay, status=head.status, direct_passthrough=True)
+    headers = Headers(head.headers)
+    if head.length is not None and head.status not in _BODILESS:
+        headers["Content-Length"] = str(head.length)
+    response.headers = headers
+    return response
+
+
+def _head(environ: dict[str, Any]) -> RequestHead:
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or request.full_path.rstrip("?")
+    headers = [(name[5:].replace("_", "-").title(), value) for name, value in environ.items() if name[:5] == "HTTP_"]
+    headers += [
+        (name.replace("_", "-").title(), environ[name])
+        for name in ("CONTENT_TYPE", "CONTENT_LENGTH")
+        if environ.get(name)
+    ]
+    return RequestHead(environ["REQUEST_METHOD"], target, headers, environ.get("REMOTE_ADDR") or "")
+
+
+def _read_body(environ: dict[str, Any], max_bytes: int) -> bytes:
+    """At most `max_bytes` of the body. Raises EOFError when the caller left in the middle, OSError for bad framing."""
+    stream = environ["wsgi.input"]
+    length = environ.get("CONTENT_LENGTH")
+    if not length and not environ.get("wsgi.input_terminated"):
+        return b""
+    wanted = min(int(length), max_bytes) if length else max_bytes
+    parts: list[bytes] = []
+    while wanted > 0:
+        part = stream.read(min(wanted, 1 << 20))
+        if not part:
+            break
+        parts.append(part)
+        wanted -= len(part)
+    if wanted > 0 and length:
+        raise EOFError
+    return b"".join(parts)
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _client_socket(environ: dict[str, Any]) -> socket.socket | None:
+    """The caller's socket, where the server shows it."""
+    found = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    return found if isinstance(found, socket.socket) else None

@@ -1,0 +1,226 @@
+"""
+Connections to upstreams: dialled by urllib3 (names, addresses, proxies, TLS with verification), kept and reused here.
+
+Nothing in this module retries or reads an answer; it hands out sockets. Foreign exceptions end here: they come out as
+DialFailed with one of the short codes of `UpstreamFailed.error`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.util import create_urllib3_context
+
+DIAL_THREADS = 32
+
+#: Cloud metadata services: a provider's URL never has a reason to lead there.
+_METADATA = frozenset({"169.254.169.254", "fd00:ec2::254", "100.100.100.200"})
+
+
+class DialFailed(Exception):
+    """No connection. `code` is one of dns, refused, connect_timeout, tls; the message holds no secret."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Connection:
+    """One open, non-blocking upstream socket. `absolute` = it leads to an HTTP proxy: targets must be absolute."""
+
+    origin: str
+    socket: socket.socket
+    reused: bool = False
+    absolute: bool = False
+    idle_since: float = 0.0
+    _owner: HTTPConnection | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        # urllib3's object holds the same socket; closing it closes both.
+        if self._owner is not None:
+            self._owner.close()
+        self.socket.close()
+
+    def is_dead(self) -> bool:
+        """Whether the other side closed it, or sent bytes that nobody asked for."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+        return bool(poller.poll(0))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """pooling: off closes every connection after one answer. Sizes and times as the live settings say."""
+
+    pooling: bool = True
+    max_origins: int = 20
+    max_idle_per_origin: int = 100
+    idle_s: float = 30.0
+
+
+class Upstreams:
+    """
+    Dials and keeps idle connections, newest first, for each origin. Thread-safe.
+
+    limits  -- read at each use, so that a changed setting counts from the next request on
+    """
+
+    def __init__(self, limits: Callable[[], PoolLimits], *, verify_with: str | None = None) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[str, deque[Connection]] = OrderedDict()
+        # One context for all: a context for each connection costs 0.8 MiB.
+        self._tls = create_urllib3_context()
+        self._tls.load_default_certs()
+        if verify_with is not None:
+            self._tls.load_verify_locations(verify_with)
+        self._dialers = ThreadPoolExecutor(DIAL_THREADS, thread_name_prefix="dial")
+
+    def take(self, origin: str) -> Connection | None:
+        """An idle connection that seems alive, or None."""
+        limits = self._limits()
+        while True:
+            with self._lock:
+                kept = self._idle.get(origin)
+                connection = kept.pop() if kept else None
+            if connection is None:
+                return None
+            expired = time.monotonic() - connection.idle_since > limits.idle_s
+            if limits.pooling and not expired and not connection.is_dead():
+                connection.reused = True
+                return connection
+            connection.close()
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection whose last answer was read to its end."""
+        limits = self._limits()
+        connection.idle_since = time.monotonic()
+        dropped: list[Connection] = []
+        with self._lock:
+            kept = self._idle.setdefault(connection.origin, deque())
+            self._idle.move_to_end(connection.origin)
+            kept.append(connection)
+            while kept and (not limits.pooling or len(kept) > limits.max_idle_per_origin or _expired(kept[0], limits)):
+                dropped.append(kept.popleft())
+            while len(self._idle) > limits.max_origins:
+                dropped.extend(self._idle.popitem(last=False)[1])
+        for connection in dropped:
+            connection.close()
+
+    def dial(self, origin: str, timeout_s: float) -> Future[Connection]:
+        """
+        A new connection, made on a thread of its own: names are looked up there too, so that a hanging resolver holds
+        nobody. The future raises DialFailed. Whoever stops waiting calls `forget`.
+        """
+        return self._dialers.submit(self._connect, origin, timeout_s)
+
+    @staticmethod
+    def forget(pending: Future[Connection]) -> None:
+        """The caller does not want this connection any more: close it when it comes."""
+        if not pending.cancel():
+            pending.add_done_callback(_close_late)
+
+    def idle_count(self, origin: str) -> int:
+        with self._lock:
+            return len(self._idle.get(origin, ()))
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, OrderedDict()
+        for kept in idle.values():
+            for connection in kept:
+                connection.close()
+        self._dialers.shutdown(wait=False, cancel_futures=True)
+
+    def _connect(self, origin: str, timeout_s: float) -> Connection:
+        url = urlsplit(origin)
+        proxy = _proxy_for(url)
+        dialled = self._prepare(url, proxy, timeout_s)
+        try:
+            dialled.connect()
+            sock = dialled.sock
+            if sock is None:
+                raise DialFailed("refused", "no connection was made")
+            if proxy is None:
+                _refuse_address(sock)
+        except DialFailed:
+            dialled.close()
+            raise
+        except (HTTPError, OSError) as error:
+            dialled.close()
+            raise _as_dial_failed(error) from error
+        sock.setblocking(False)
+        absolute = proxy is not None and url.scheme == "http"
+        return Connection(origin, sock, absolute=absolute, _owner=dialled)
+
+    def _prepare(self, url: SplitResult, proxy: SplitResult | None, timeout_s: float) -> HTTPConnection:
+        host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        target = proxy if proxy is not None else url
+        at_host, at_port = target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
+        if url.scheme == "http":
+            return HTTPConnection(at_host, at_port, timeout=timeout_s)
+        dialled = HTTPSConnection(at_host, at_port, timeout=timeout_s, ssl_context=self._tls, server_hostname=host)
+        if proxy is not None:
+            dialled.set_tunnel(host, port, scheme=proxy.scheme or "http")
+        return dialled
+
+
+def _close_late(pending: Future[Connection]) -> None:
+    if not pending.cancelled() and pending.exception() is None:
+        pending.result().close()
+
+
+def _expired(connection: Connection, limits: PoolLimits) -> bool:
+    return time.monotonic() - connection.idle_since > limits.idle_s
+
+
+def _proxy_for(url: SplitResult) -> SplitResult | None:
+    """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say about this origin."""
+    if not url.hostname or proxy_bypass(url.hostname):
+        return None
+    proxy = getproxies().get(url.scheme)
+    return urlsplit(proxy) if proxy else None
+
+
+def _refuse_address(sock: socket.socket) -> None:
+    peer = sock.getpeername()[0].partition("%")[0]
+    address = ipaddress.ip_address(peer)
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    if str(mapped) in _METADATA or mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified:
+        raise DialFailed("refused", "the address is not allowed for an upstream")
+
+
+def _as_dial_failed(error: HTTPError | OSError) -> DialFailed:
+    for kinds, code, sentence in _CODES:
+        if isinstance(error, kinds):
+            return DialFailed(code, sentence)
+    return DialFailed("refused", "the connection was refused or broke off")
+
+
+_CODES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    ((NameResolutionError, socket.gaierror), "dns", "the host name does not resolve"),
+    ((ConnectTimeoutError, TimeoutError), "connect_timeout", "no connection within connect_timeout"),
+    ((SSLError, ssl.SSLError, ssl.CertificateError), "tls", "TLS failed: the certificate or the protocol is not right"),
+    ((ProxyError, NewConnectionError), "refused", "the connection was refused"),
+)

@@ -1,0 +1,110 @@
+"""
+The live settings of this process: what is stored wins over the environment, which wins over the defaults.
+
+`current` is a plain attribute that every request reads; a change replaces the whole object. Other processes see a
+change when their revision poller calls `refresh`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from . import settings
+from .errors import BadRequest
+from .settings import Settings, Value
+from .storage.database import Connection, Database
+from .storage.revision import bump
+from .storage.schema import settings as table
+
+_logger = logging.getLogger(__name__)
+
+
+class LiveSettings:
+    """
+    Thread-safe.
+
+    current -- the settings as they are now; read it once where several values must fit together
+    """
+
+    def __init__(self, database: Database, overrides: Mapping[str, str], wall: Callable[[], float] = time.time) -> None:
+        """`overrides` is `Config.setting_overrides`. Reads the database, which must be migrated."""
+        self._database = database
+        self._wall = wall
+        self._base = Settings(**_parsed(overrides))
+        self._subscribers: tuple[Callable[[Settings], object], ...] = ()
+        self._lock = threading.Lock()
+        self._reported: set[tuple[str, str]] = set()
+        self.current = self._base
+        self.refresh()
+
+    def update(self, values: Mapping[str, object]) -> Settings:
+        """Store and use all of `values`, or none. Returns the settings after it.
+
+        Raises BadRequest for an unknown name, a wrong type or a value out of range.
+        """
+        if not isinstance(values, Mapping):
+            raise BadRequest("Send an object of setting names and values.", code="invalid_setting")
+        parsed = {name: settings.to_text(settings.parse(name, value)) for name, value in values.items()}
+        if parsed:
+            with self._lock, self._database.transaction() as connection:
+                for name, text in parsed.items():
+                    self._store(connection, name, text)
+                bump(connection)
+        return self.refresh()
+
+    def reset(self) -> Settings:
+        """Forget all stored values: the environment and the defaults count again. Returns the settings after it."""
+        with self._lock, self._database.transaction() as connection:
+            connection.execute(sa.delete(table))
+            bump(connection)
+        return self.refresh()
+
+    def refresh(self) -> Settings:
+        """Read the stored values again, and tell the subscribers when something changed."""
+        with self._lock:
+            with self._database.read() as connection:
+                stored = connection.execute(sa.select(table.c.key, table.c.value)).all()
+            found = self._valid({str(row.key): str(row.value) for row in stored})
+            before = self.current
+            self.current = after = Settings(**{**_values(self._base), **found})
+            subscribers = self._subscribers
+        if after != before:
+            for subscriber in subscribers:
+                subscriber(after)
+        return after
+
+    def subscribe(self, callback: Callable[[Settings], object]) -> None:
+        """Have `callback` called with the new settings after each change, on the thread that noticed it."""
+        with self._lock:
+            self._subscribers = (*self._subscribers, callback)
+
+    def _store(self, connection: Connection, name: str, text: str) -> None:
+        now = self._wall()
+        changed = connection.execute(sa.update(table).where(table.c.key == name).values(value=text, updated_at=now))
+        if changed.rowcount == 0:
+            connection.execute(sa.insert(table).values(key=name, value=text, created_at=now, updated_at=now))
+
+    def _valid(self, stored: Mapping[str, str]) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for name, text in stored.items():
+            try:
+                found[name] = settings.parse(name, text)
+            except BadRequest as error:
+                if (name, text) not in self._reported:
+                    self._reported.add((name, text))
+                    _logger.warning("A stored setting is ignored: %s", error.message)
+        return found
+
+
+def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
+    return {name: settings.parse(name, text) for name, text in values.items()}
+
+
+def _values(current: Settings) -> dict[str, Any]:
+    return {row.name: getattr(current, row.name) for row in settings.SETTINGS}

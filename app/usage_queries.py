@@ -1,0 +1,322 @@
+"""
+What the administration shows of the usage: key figures, statistics by key, day and model, and the request log.
+
+Reads only, with a constant number of queries whatever the number of keys. Every value is bound, never spliced, and
+the wildcards of a search text mean themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import ColumnElement, RowMapping, Select, case, func, or_, select
+
+from app.clock import Clock
+from app.storage.database import Database
+from app.storage.schema import daily_stats, keys, model_stats, requests
+from app.telemetry.logs import iso_milliseconds, safe_text
+from app.usage import MAX_INT64, read_counts, utc_date
+
+GLOBAL_DAYS: Final = 7
+KEY_DAYS: Final = 30
+MAX_PAGE: Final = 500
+_DAY_S: Final = 86400
+_SLOW_MS: Final = 5000
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUsage:
+    """
+    kpi          -- 0 to 100
+    usage_today  -- requests of the key since midnight UTC
+    total_usage  -- requests of the key as far back as the statistics reach
+    """
+
+    kpi: int
+    usage_today: int
+    total_usage: int
+
+
+#: Of a key that has not been used.
+UNUSED: Final = KeyUsage(kpi=100, usage_today=0, total_usage=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """
+    Which requests to list; None or "" = all.
+
+    status_class  -- 2 for the statuses 200 to 299, and so on
+    model         -- as the caller asked or as it was sent
+    since, until  -- Unix seconds, `since` included, `until` not
+    text          -- part of the path or of the request id, in any case
+    before_id     -- only rows below this id: the `next_before_id` of the page before
+    limit         -- rows on a page, at most 500
+    """
+
+    status_class: int | None = None
+    outcome: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    key_id: int | None = None
+    client_id: int | None = None
+    stream: bool | None = None
+    since: float | None = None
+    until: float | None = None
+    text: str | None = None
+    before_id: int | None = None
+    limit: int = 100
+
+
+def kpi(total: int, successes: int, total_latency_ms: int) -> int:
+    """
+    The score of a key's day: 70 points for its share of successes, 30 for a short average latency, none of these from
+    5 s on. 100 when there were no requests.
+    """
+    if total <= 0:
+        return 100
+    average_ms = total_latency_ms / successes if successes else 0
+    return int(successes / total * 70 + max(0.0, 1 - average_ms / _SLOW_MS) * 30)
+
+
+class UsageQueries:
+    """Answers for the admin API. Raises SQLAlchemyError when the database cannot be read."""
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self._database = database
+        self._clock = clock or Clock()
+
+    # -- keys -------------------------------------------------------------------------------------
+
+    def key_usage(self) -> dict[int, KeyUsage]:
+        """Key id -> its figures, of all keys that were ever used; for the others see `UNUSED`. One query."""
+        stats = daily_stats.c
+        today = stats.date == utc_date(self._clock.wall())
+        query = select(
+            stats.key_id,
+            func.sum(stats.requests).label("total"),
+            _sum_where(today, stats.requests).label("requests"),
+            _sum_where(today, stats.successes).label("successes"),
+            _sum_where(today, stats.total_latency_ms).label("latency_ms"),
+        ).group_by(stats.key_id)
+        return {
+            int(row["key_id"]): KeyUsage(
+                kpi=kpi(int(row["requests"]), int(row["successes"]), int(row["latency_ms"])),
+                usage_today=int(row["requests"]),
+                total_usage=int(row["total"]),
+            )
+            for row in self._all(query)
+        }
+
+    def key_stats(self, key_id: int, days: int = KEY_DAYS) -> Json:
+        """
+        The last `days` days of one key, today included. All zero for a key that was not used, or that is not there.
+
+        {total_requests, successful_requests, failed_requests, total_tokens_in, total_tokens_out, avg_latency (ms),
+        model_usage: {model: n}, error_types: {code: n},
+        daily_stats: [{date, total_requests, successes, errors, tokens_in, tokens_out, avg_latency}] oldest first,
+        days without requests left out}
+        """
+        if not 0 <= key_id <= MAX_INT64:
+            rows: Sequence[RowMapping] = []
+        else:
+            query = select(daily_stats).where(daily_stats.c.key_id == key_id, daily_stats.c.date >= self._since(days))
+            rows = self._all(query.order_by(daily_stats.c.date))
+        return {
+            "total_requests": _total(rows, "requests"),
+            "successful_requests": _total(rows, "successes"),
+            "failed_requests": _total(rows, "errors"),
+            "total_tokens_in": _total(rows, "tokens_in"),
+            "total_tokens_out": _total(rows, "tokens_out"),
+            "avg_latency": _average(_total(rows, "total_latency_ms"), _total(rows, "successes")),
+            "model_usage": _counts(row["model_usage"] for row in rows),
+            "error_types": _counts(row["error_codes"] for row in rows),
+            "daily_stats": [_key_day(row) for row in rows],
+        }
+
+    # -- everything -------------------------------------------------------------------------------
+
+    def global_stats(self, health_status: Mapping[str, int]) -> Json:
+        """
+        The last 7 days of all keys together.
+
+        health_status -- number of keys by state, as the key manager knows it; handed on
+
+        {historical: [{date, total_requests, total_successes, total_latency, total_tokens_in, total_tokens_out}] of
+        7 days, oldest first, empty days included; health_status; error_codes_today: {code: n};
+        request_distribution: [{name, usage: {model: n}}] of the 7 days, by key name; model_usage_today: {model: n}}
+        """
+        since, today = self._since(GLOBAL_DAYS), utc_date(self._clock.wall())
+        stats = daily_stats.c
+        summed = ("requests", "successes", "total_latency_ms", "tokens_in", "tokens_out")
+        history = select(stats.date, *(func.sum(stats[name]).label(name) for name in summed))
+        history = history.where(stats.date >= since).group_by(stats.date)
+        columns = (keys.c.id, keys.c.name, stats.date, stats.error_codes, stats.model_usage)
+        details = select(*columns).join(keys, keys.c.id == stats.key_id).order_by(keys.c.name, keys.c.id)
+        details = details.where(stats.date >= since, or_(stats.error_codes != "{}", stats.model_usage != "{}"))
+        with self._database.read() as connection:
+            days = {row["date"]: row for row in connection.execute(history).mappings()}
+            rows = connection.execute(details).mappings().all()
+        todays = [row for row in rows if row["date"] == today]
+        return {
+            "historical": [_history_day(date, days.get(date)) for date in self._dates(GLOBAL_DAYS)],
+            "health_status": dict(health_status),
+            "error_codes_today": _counts(row["error_codes"] for row in todays),
+            "request_distribution": _distribution(rows),
+            "model_usage_today": _counts(row["model_usage"] for row in todays),
+        }
+
+    def token_totals(self, days: int = KEY_DAYS, key_id: int | None = None) -> list[Json]:
+        """
+        Tokens per day, key and model of the last `days` days, newest day first:
+        [{date, key_id, key_name, provider, model, requests, tokens_in, tokens_out, cached_tokens}].
+        """
+        if key_id is not None and not 0 <= key_id <= MAX_INT64:
+            return []
+        query = select(model_stats, keys.c.name.label("key_name"), keys.c.provider)
+        query = query.join(keys, keys.c.id == model_stats.c.key_id).where(model_stats.c.date >= self._since(days))
+        if key_id is not None:
+            query = query.where(model_stats.c.key_id == key_id)
+        ordered = query.order_by(model_stats.c.date.desc(), model_stats.c.key_id, model_stats.c.model)
+        return [dict(row) for row in self._all(ordered)]
+
+    # -- the request log --------------------------------------------------------------------------
+
+    def list_requests(self, wanted: RequestFilter | None = None) -> Json:
+        """
+        One page of the request log, newest first:
+        {"requests": [row, with its attempts as a list and `started` in ISO 8601],
+        "next_before_id": id for the next page, or None at the end}.
+        """
+        wanted = wanted or RequestFilter()
+        limit = max(1, min(wanted.limit, MAX_PAGE))
+        conditions = _conditions(wanted)
+        if conditions is None:
+            return {"requests": [], "next_before_id": None}
+        query = select(requests).where(*conditions).order_by(requests.c.id.desc()).limit(limit + 1)
+        rows = [_request(row) for row in self._all(query)]
+        more = len(rows) > limit
+        return {"requests": rows[:limit], "next_before_id": rows[limit - 1]["id"] if more else None}
+
+    def get_request(self, identity: str) -> Json | None:
+        """The request with this row id or, where there is none, the newest one with this request id; None without."""
+        matching: ColumnElement[bool] = requests.c.request_id == safe_text(identity, 128)
+        order: list[ColumnElement[Any]] = [requests.c.id.desc()]
+        row_id = int(identity) if identity.isascii() and identity.isdigit() and len(identity) <= 19 else MAX_INT64 + 1
+        if row_id <= MAX_INT64:
+            matching = or_(matching, requests.c.id == row_id)
+            order.insert(0, case((requests.c.id == row_id, 0), else_=1))
+        rows = self._all(select(requests).where(matching).order_by(*order).limit(1))
+        return _request(rows[0]) if rows else None
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _all(self, query: Select[Any]) -> Sequence[RowMapping]:
+        with self._database.read() as connection:
+            return connection.execute(query).mappings().all()
+
+    def _dates(self, days: int) -> list[str]:
+        now = self._clock.wall()
+        return [utc_date(now - ago * _DAY_S) for ago in range(days - 1, -1, -1)]
+
+    def _since(self, days: int) -> str:
+        return utc_date(self._clock.wall() - (max(1, days) - 1) * _DAY_S)
+
+
+def _sum_where(condition: ColumnElement[bool], column: ColumnElement[int]) -> ColumnElement[int]:
+    return func.sum(case((condition, column), else_=0))
+
+
+def _total(rows: Sequence[RowMapping], name: str) -> int:
+    return sum(int(row[name]) for row in rows)
+
+
+def _average(total_ms: int, count: int) -> float:
+    return round(total_ms / count, 1) if count else 0
+
+
+def _counts(stored: Any) -> dict[str, int]:
+    """The JSON count objects of several rows added up, the biggest first."""
+    total: dict[str, int] = {}
+    for text in stored:
+        for name, count in read_counts(text).items():
+            total[name] = total.get(name, 0) + count
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _key_day(row: RowMapping) -> Json:
+    return {
+        "date": row["date"],
+        "total_requests": row["requests"],
+        "successes": row["successes"],
+        "errors": row["errors"],
+        "tokens_in": row["tokens_in"],
+        "tokens_out": row["tokens_out"],
+        "avg_latency": _average(row["total_latency_ms"], row["successes"]),
+    }
+
+
+def _history_day(date: str, row: RowMapping | None) -> Json:
+    return {
+        "date": date,
+        "total_requests": int(row["requests"]) if row else 0,
+        "total_successes": int(row["successes"]) if row else 0,
+        "total_latency": int(row["total_latency_ms"]) if row else 0,
+        "total_tokens_in": int(row["tokens_in"]) if row else 0,
+        "total_tokens_out": int(row["tokens_out"]) if row else 0,
+    }
+
+
+def _distribution(rows: Sequence[RowMapping]) -> list[Json]:
+    by_key: dict[int, tuple[str, list[str]]] = {}
+    for row in rows:
+        by_key.setdefault(row["id"], (row["name"], []))[1].append(row["model_usage"])
+    found = [{"name": name, "usage": _counts(texts)} for name, texts in by_key.values()]
+    return [entry for entry in found if entry["usage"]]
+
+
+def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]] | None:
+    """The WHERE conditions; None when no row can match."""
+    column = requests.c
+    numbers = {"key_id": wanted.key_id, "client_id": wanted.client_id}
+    if any(number is not None and not 0 <= number <= MAX_INT64 for number in numbers.values()):
+        return None
+    equal = numbers | {"stream": wanted.stream, "outcome": _text(wanted.outcome), "provider": _text(wanted.provider)}
+    found = [column[name] == value for name, value in equal.items() if value is not None]
+    if wanted.status_class is not None:
+        first = max(0, min(wanted.status_class, 99)) * 100
+        found.append(column.status.between(first, first + 99))
+    if model := _text(wanted.model):
+        found.append(or_(column.model == model, column.upstream_model == model))
+    if wanted.since is not None:
+        found.append(column.started_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(column.started_at < wanted.until)
+    if text := _text(wanted.text):
+        found.append(
+            or_(column.path.icontains(text, autoescape=True), column.request_id.icontains(text, autoescape=True))
+        )
+    if wanted.before_id is not None:
+        found.append(column.id < min(max(0, wanted.before_id), MAX_INT64))
+    return found
+
+
+def _text(text: str | None) -> str | None:
+    return safe_text(text, 500) or None if text else None
+
+
+def _request(row: RowMapping) -> Json:
+    found = dict(row)
+    found["stream"] = bool(row["stream"])
+    found["started"] = iso_milliseconds(row["started_at"])
+    try:
+        attempts = orjson.loads(row["attempts"])
+    except orjson.JSONDecodeError:
+        attempts = []
+    found["attempts"] = attempts if isinstance(attempts, list) else []
+    return found

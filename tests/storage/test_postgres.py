@@ -1,0 +1,149 @@
+"""The same code on PostgreSQL; runs where TEST_POSTGRES_URL names a database whose tables may be dropped."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.config import Config
+from app.errors import ConfigError
+from app.settings_store import LiveSettings
+from app.storage import revision
+from app.storage.database import Database, is_trouble
+from app.storage.revision import RevisionPoller
+from app.storage.schema import clients, events, keys, metadata
+from app.storage.writer import Writer
+from app.vault import Vault
+
+from .test_revision import eventually
+
+pytestmark = pytest.mark.skipif("TEST_POSTGRES_URL" not in os.environ, reason="TEST_POSTGRES_URL is not set")
+
+
+@pytest.fixture
+def url() -> str:
+    return Config.from_env({"DATABASE_URL": os.environ["TEST_POSTGRES_URL"]}).database_url
+
+
+@pytest.fixture
+def database(url: str, vault: Vault) -> Iterator[Database]:
+    database = Database(url)
+    with database.transaction() as connection:
+        metadata.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
+    database.migrate(vault)
+    yield database
+    database.close()
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_schema(database):
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrating_again_changes_nothing_and_a_wrong_key_is_told(database, vault):
+    database.migrate(vault)
+    with pytest.raises(ConfigError, match="ENCRYPTION_KEY"):
+        database.migrate(Vault(bytes(32)))
+    assert database.usable()
+
+
+def test_several_starting_at_once_make_one_database(database, url, vault):
+    with database.transaction() as connection:
+        metadata.drop_all(connection)
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    failures: list[Exception] = []
+
+    def start() -> None:
+        other = Database(url)
+        try:
+            other.migrate(vault)
+        except ConfigError as error:
+            failures.append(error)
+        other.close()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert database.usable()
+
+
+def test_tables_of_another_program_are_not_taken_over(database, url, vault):
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    with pytest.raises(ConfigError, match="another program"):
+        database.migrate(vault)
+
+
+def test_a_server_that_does_not_answer_is_named_without_the_password(vault):
+    with pytest.raises(ConfigError) as caught:
+        Database("postgresql+psycopg://u:hunter2@127.0.0.1:1/d").migrate(vault)
+    assert caught.value.variable == "DATABASE_URL"
+    assert "hunter2" not in str(caught.value)
+
+
+def test_reading_cannot_write(database):
+    with database.read() as connection, pytest.raises(SQLAlchemyError):
+        revision.bump(connection)
+    with database.transaction() as connection:
+        revision.bump(connection)
+
+
+def test_settings_writer_and_revision_work_together(database):
+    live = LiveSettings(database, {})
+    other = LiveSettings(database, {})
+    poller = RevisionPoller(database, interval_s=0.02)
+    poller.subscribe(other.refresh)
+    poller.start()
+    live.update({"max_retries": 5, "enable_cors": True})
+    assert eventually(lambda: other.current.max_retries == 5)
+    poller.stop()
+
+    writer = Writer(database)
+    writer.urgent(lambda c: c.execute(sa.insert(keys).values(key_value="x", key_hmac="h")) and None)
+    writer.urgent(lambda c: c.execute(sa.insert(keys).values(key_value="x", key_hmac="h")) and None)
+    for number in range(300):
+        writer.add_row(events, {"at": 1.5, "message": f"100% {number}"})
+    writer.add_row(clients, {"name": "a", "key_hash": "h", "key_prefix": "p", "active": False})
+    assert writer.flush(10)
+    assert writer.dropped == 1
+    with database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(events)) == 300
+        assert connection.scalar(sa.select(sa.func.count()).select_from(keys)) == 1
+        assert connection.scalar(sa.select(clients.c.active)) is False
+    assert writer.close(5)
+
+
+def test_the_writer_survives_a_lost_connection(database):
+    writer = Writer(database, max_delay_s=0.01)
+    writer.add_row(events, {"at": 1.0, "message": "before"})
+    assert writer.flush(5)
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    writer.add_row(events, {"at": 2.0, "message": "after"})
+    assert writer.flush(10)
+    assert writer.dropped == 0
+    assert writer.close(5)
+
+
+def test_trouble_and_mistakes_are_told_apart(database):
+    with pytest.raises(SQLAlchemyError) as caught, database.transaction() as connection:
+        connection.exec_driver_sql("SELECT * FROM nowhere")
+    assert not is_trouble(caught.value)
+    with pytest.raises(SQLAlchemyError) as caught, Database("postgresql+psycopg://u@127.0.0.1:1/d").read():
+        pass
+    assert is_trouble(caught.value)

@@ -1,0 +1,323 @@
+"""What the request path hands over is written, in order, late by little, and lost only when it is counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from app.storage.database import Connection, Database
+from app.storage.schema import daily_stats, events, keys, model_aliases
+from app.storage.writer import Writer
+
+from .test_revision import eventually
+
+
+@pytest.fixture
+def writer(database: Database) -> Iterator[Writer]:
+    writer = Writer(database)
+    yield writer
+    writer.close(5)
+
+
+def alias(name: str) -> Callable[[Connection], None]:
+    """A job that inserts one row."""
+
+    def job(connection: Connection) -> None:
+        connection.execute(sa.insert(model_aliases).values(alias=name, target="m"))
+
+    return job
+
+
+def event(message: str) -> dict[str, object]:
+    return {"at": 1.0, "message": message}
+
+
+def aliases(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.scalars(sa.select(model_aliases.c.alias).order_by(sa.text("rowid"))))
+
+
+def messages(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.scalars(sa.select(events.c.message).order_by(events.c.id)))
+
+
+class Locked:
+    """Holds the database's write lock from another connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection = database.dedicated()
+
+    def __enter__(self) -> None:
+        self._transaction = self._connection.begin()
+
+    def __exit__(self, *exception: object) -> None:
+        self._transaction.rollback()
+        self._connection.close()
+
+
+def test_everything_is_written_by_itself_within_its_time(database, writer):
+    started = time.monotonic()
+    writer.urgent(alias("urgent"))
+    writer.later(alias("later"))
+    writer.add_row(events, event("row"))
+
+    assert eventually(lambda: aliases(database) == ["urgent"] or len(aliases(database)) == 2)
+    assert eventually(lambda: messages(database) == ["row"])
+    assert aliases(database) == ["urgent", "later"]
+    assert time.monotonic() - started < 1
+    assert writer.healthy
+    assert writer.dropped == 0
+
+
+def test_an_urgent_job_does_not_wait_for_the_batch(database):
+    writer = Writer(database, max_delay_s=60)
+    writer.later(alias("later"))
+    writer.urgent(alias("urgent"))
+
+    assert eventually(lambda: aliases(database) == ["urgent"])
+    assert writer.waiting == 1
+    assert writer.flush(5)
+    assert aliases(database) == ["urgent", "later"]
+    writer.close(5)
+
+
+def test_urgent_jobs_run_before_a_long_queue_of_others(database):
+    writer = Writer(database, max_delay_s=60)
+    order: list[str] = []
+    with Locked(database):
+        for number in range(1000):
+            writer.later(lambda connection, number=number: order.append(f"later {number}"))
+        writer.urgent(lambda connection: order.append("urgent 1"))
+        writer.urgent(lambda connection: order.append("urgent 2"))
+    assert writer.flush(10)
+
+    assert order[:2] == ["urgent 1", "urgent 2"]
+    assert order[2:] == [f"later {number}" for number in range(1000)]
+    writer.close(5)
+
+
+def test_an_urgent_job_overtakes_batches_that_are_still_waiting(database, writer):
+    order: list[str] = []
+    for number in range(2000):
+        writer.later(lambda connection, number=number: order.append("later"))
+    writer.later(lambda connection: writer.urgent(lambda connection: order.append("urgent")))
+    for number in range(2000):
+        writer.later(lambda connection, number=number: order.append("later"))
+    assert writer.flush(10)
+    assert eventually(lambda: "urgent" in order)
+
+    assert order.index("urgent") < 2000 + 256 + 1
+
+
+def test_rows_of_several_tables_and_shapes_are_inserted(database, writer):
+    writer.urgent(lambda c: c.execute(sa.insert(keys).values(id=7, key_value="x", key_hmac="h")))
+    for number in range(600):
+        writer.add_row(events, event(f"{number}"))
+    writer.add_row(events, {"at": 2.5, "color": "red", "message": "with a colour"})
+    writer.add_row(daily_stats, {"key_id": 7, "date": "2026-01-01", "requests": 3})
+    assert writer.flush(10)
+
+    assert len(messages(database)) == 601
+    assert messages(database)[:600] == [str(number) for number in range(600)]
+    with database.read() as connection:
+        assert connection.execute(sa.select(daily_stats.c.requests, daily_stats.c.errors)).one() == (3, 0)
+        assert connection.execute(sa.select(events.c.color).where(events.c.at == 2.5)).scalar() == "red"
+
+
+def test_while_the_database_is_locked_everything_waits_and_is_written_afterwards(database, caplog):
+    writer = Writer(database, max_delay_s=0.01)
+    with Locked(database):
+        writer.add_row(events, event("row"))
+        writer.later(alias("later"))
+        writer.urgent(alias("urgent"))
+        assert eventually(lambda: not writer.healthy)
+        assert not writer.flush(0.05)
+        assert writer.waiting == 3
+
+    assert writer.flush(5)
+    assert aliases(database) == ["urgent", "later"]
+    assert messages(database) == ["row"]
+    assert writer.healthy
+    assert writer.dropped == 0
+    assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.WARNING]
+    writer.close(5)
+
+
+def test_beyond_the_bound_rows_are_dropped_and_counted_but_urgent_jobs_never(database):
+    writer = Writer(database, max_delay_s=0.01, max_waiting=10)
+    with Locked(database):
+        writer.urgent(alias("first"))
+        assert eventually(lambda: not writer.healthy)
+        for number in range(25):
+            writer.add_row(events, event(str(number)))
+        for number in range(25):
+            writer.urgent(alias(str(number)))
+        assert writer.dropped == 15
+
+    assert writer.flush(5)
+    assert messages(database) == [str(number) for number in range(10)]
+    assert aliases(database) == ["first", *(str(number) for number in range(25))]
+    assert writer.dropped == 15
+    writer.close(5)
+
+
+def test_a_job_that_fails_is_lost_alone(database, writer, caplog):
+    def not_sql(connection: Connection) -> None:
+        raise KeyError("a mistake in a job")
+
+    writer.later(alias("a"))
+    writer.later(alias("a"))
+    writer.later(not_sql)
+    writer.later(lambda connection: connection.exec_driver_sql("SELECT * FROM nowhere") and None)
+    writer.add_row(events, event("one"))
+    writer.add_row(daily_stats, {"key_id": 99, "date": "2026-01-01"})
+    writer.add_row(events, {"no such column": 1})
+    writer.add_row(events, event("two"))
+    writer.later(alias("b"))
+    assert writer.flush(5)
+
+    assert aliases(database) == ["a", "b"]
+    assert messages(database) == ["one", "two"]
+    assert writer.dropped == 5
+    assert writer.healthy
+    assert len(caplog.records) == 5
+
+
+def test_an_urgent_job_that_fails_is_lost_alone(database, writer):
+    for name in ("a", "a", "b"):
+        writer.urgent(alias(name))
+    assert writer.flush(5)
+
+    assert aliases(database) == ["a", "b"]
+    assert writer.dropped == 1
+
+
+def test_what_a_failed_job_wrote_before_is_rolled_back(database, writer):
+    def half(connection: Connection) -> None:
+        alias("half")(connection)
+        raise ValueError
+
+    writer.later(half)
+    writer.later(alias("whole"))
+    assert writer.flush(5)
+
+    assert aliases(database) == ["whole"]
+
+
+def test_the_log_tells_a_failure_without_the_values(database, writer, caplog):
+    writer.later(lambda c: c.execute(sa.insert(keys).values(id=1, key_value="sk-secret", key_hmac="h")) and None)
+    writer.later(lambda c: c.execute(sa.insert(keys).values(id=1, key_value="sk-secret", key_hmac="g")) and None)
+    assert writer.flush(5)
+
+    assert "UNIQUE" in caplog.text
+    assert "sk-secret" not in caplog.text
+
+
+def test_flush_waits_for_what_came_before_it_even_under_load(database, writer):
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            writer.add_row(events, event("load"))
+            stop.wait(0.0005)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        for number in range(5):
+            writer.later(alias(str(number)))
+            assert writer.flush(5)
+            assert aliases(database)[-1] == str(number)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_flush_of_nothing_returns_at_once(writer):
+    assert writer.flush(0)
+
+
+def test_many_threads_lose_nothing(database, writer):
+    barrier = threading.Barrier(8)
+
+    def hand_over(name: int) -> None:
+        barrier.wait()
+        for number in range(250):
+            writer.add_row(events, event(f"{name}"))
+            if number % 25 == 0:
+                writer.urgent(alias(f"{name} {number}"))
+
+    threads = [threading.Thread(target=hand_over, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert writer.flush(10)
+
+    assert len(messages(database)) == 2000
+    assert len(aliases(database)) == 80
+
+
+def test_closing_writes_what_waits_and_ends_the_thread(database):
+    writer = Writer(database, max_delay_s=60)
+    writer.later(alias("last"))
+
+    assert writer.close(5)
+    assert aliases(database) == ["last"]
+    assert "writer" not in {thread.name for thread in threading.enumerate()}
+    assert writer.close(5)
+
+
+def test_after_closing_nothing_raises_and_everything_is_counted(database):
+    writer = Writer(database)
+    assert writer.close(5)
+
+    writer.later(alias("late"))
+    writer.urgent(alias("late"))
+    writer.add_row(events, event("late"))
+
+    assert writer.dropped == 3
+    assert writer.flush(0)
+    assert aliases(database) == []
+
+
+def test_closing_gives_up_in_time_when_the_database_stays_locked(database, caplog):
+    writer = Writer(database)
+    with Locked(database):
+        writer.urgent(alias("lost"))
+        writer.add_row(events, event("lost"))
+        started = time.monotonic()
+        assert not writer.close(0.3)
+        assert time.monotonic() - started < 2
+        assert eventually(lambda: "writer" not in {thread.name for thread in threading.enumerate()})
+
+    assert writer.dropped == 2
+    assert "2 entries could not be written in time" in caplog.text
+
+
+def test_a_writer_waits_for_a_database_that_is_not_there_yet(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/later/keys.db")
+    writer = Writer(database, max_delay_s=0.01)
+    writer.urgent(alias("early"))
+    assert eventually(lambda: not writer.healthy)
+
+    database.migrate()
+
+    assert writer.flush(5)
+    assert aliases(database) == ["early"]
+    writer.close(5)
+    database.close()
+
+
+def test_handing_over_is_cheap(writer):
+    row = event("x")
+    started = time.perf_counter()
+    for _ in range(1000):
+        writer.add_row(events, row)
+    assert (time.perf_counter() - started) / 1000 < 0.0005
