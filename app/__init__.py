@@ -1,5 +1,5 @@
 """
-The AI API Middleware. `create_app` puts the parts together, and does nothing else.
+The AI API Middleware. `create_app` makes the application, and does nothing else.
 """
 
 from __future__ import annotations
@@ -7,18 +7,13 @@ from __future__ import annotations
 import secrets
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
+if TYPE_CHECKING:
+    from flask import Flask
 
-from app.admin.api import api_bp
-from app.admin.health import health_bp
-from app.admin.pages import pages_bp
-from app.assembly import assemble
-from app.auth import auth_bp
-from app.clock import Clock
-from app.config import Config
-from app.proxy.routes import proxy_blueprint
+    from app.clock import Clock
+    from app.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +27,18 @@ def create_app(config: Config, *, clock: Clock | None = None, verify_with: str |
 
     Raises ConfigError, naming the variable, when the configuration can't work.
     """
+    # Imported here, so that the pure packages and the demonstration load without Flask and the stores.
+    from flask import Flask
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    from app.admin.api import api_bp
+    from app.admin.health import health_bp
+    from app.admin.pages import pages_bp
+    from app.assembly import assemble
+    from app.auth import auth_bp
+    from app.clock import Clock
+    from app.proxy.routes import proxy_blueprint
+
     if config.secret_key is None:
         config = replace(config, secret_key=secrets.token_bytes(32))
     parts = assemble(config, clock or Clock(), verify_with)

@@ -9,13 +9,14 @@ would use (DNS rebinding), a caller who is not logged in, and a change that anot
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from flask import Blueprint, Response, g, redirect, render_template, request, url_for
-from werkzeug.exceptions import HTTPException, NotFound, SecurityError
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, SecurityError
 from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -36,6 +37,7 @@ HOME = "/middleware/"
 AREAS: Final = ("/middleware", "/api/admin")
 JSON_AREAS: Final = ("/middleware/api", "/api/admin")
 PUBLIC_ENDPOINTS: Final = frozenset({"static", "auth.login", "auth.api_login"})
+METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 MAX_FORM_BYTES = 64 * 1024
@@ -109,19 +111,31 @@ def _within(path: str, areas: tuple[str, ...]) -> bool:
 
 
 def _nowhere(as_json: bool) -> AnyResponse | None:
-    problem = request.routing_exception
-    if isinstance(problem, RequestRedirect):
+    """404 or 405 for an address that the administration does not have; None where it has it."""
+    if isinstance(request.routing_exception, RequestRedirect):
         return None
-    if request.url_rule is not None and not _within(request.url_rule.rule, AREAS):
-        problem = NotFound()  # only a rule for the rest of the world matched: nothing of ours is ever relayed
-    if not isinstance(problem, HTTPException):
+    if request.url_rule is not None and _within(request.url_rule.rule, AREAS):
         return None
+    # Where a rule for the rest of the world matched, nothing of ours is relayed.
+    allowed = _methods_here()
     if as_json:
-        return http.http_failure(problem)
-    response = _message_page(problem.code or 404, "Nothing here", "There is no page at this address.")
-    if problem.code == 405:
-        response.headers["Allow"] = dict(problem.get_headers(request.environ)).get("Allow", "GET")
+        return http.http_failure(MethodNotAllowed(valid_methods=allowed) if allowed else NotFound())
+    response = _message_page(405 if allowed else 404, "Nothing here", "There is no page at this address.")
+    if allowed:
+        response.headers["Allow"] = ", ".join(allowed)
     return response
+
+
+def _methods_here() -> list[str]:
+    adapter = current_app.create_url_adapter(request)
+    found: list[str] = []
+    if adapter is None:
+        return found
+    for method in METHODS:
+        with contextlib.suppress(HTTPException):
+            rule, _ = adapter.match(method=method, return_rule=True)
+            found += [method] if _within(rule.rule, AREAS) else []
+    return found
 
 
 def _check_host() -> None:

@@ -17,9 +17,11 @@ import urllib3
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from app import create_app
+from app.clock import Clock
 from app.config import Config
 from app.context import Services
 from app.lifecycle import Lifecycle
+from app.vault import mask
 
 WAIT_S = 5.0
 
@@ -62,6 +64,7 @@ class Gateway:
         environ: Mapping[str, str] | None = None,
         settings: Mapping[str, Any] | None = None,
         verify_with: str | None = None,
+        clock: Clock | None = None,
     ) -> None:
         given = {
             "DB_PATH": str(folder / "keys.db"),
@@ -74,7 +77,7 @@ class Gateway:
             **(environ or {}),
         }
         self.config = Config.from_env(given)
-        self.app = create_app(self.config, verify_with=verify_with)
+        self.app = create_app(self.config, clock=clock, verify_with=verify_with)
         self.services: Services = self.app.extensions["middleware"]
         self.lifecycle: Lifecycle = self.app.extensions["middleware_lifecycle"]
         if settings:
@@ -112,9 +115,9 @@ class Gateway:
 
     def key(self, value: str) -> dict[str, Any]:
         """The state of the key with this value, as the admin API shows it."""
-        for row in self.services.keys.export():
-            if row["key_value"] == value:
-                return self.services.keys.get(row["id"])
+        for row in self.services.keys.list_keys():
+            if row["key_value"] == mask(value):
+                return row
         raise AssertionError(f"no key {value}")
 
     def settle(self) -> None:
@@ -126,7 +129,7 @@ class Gateway:
         self.settle()
         from app.usage_queries import RequestFilter
 
-        page = self.services.usage_queries.requests(RequestFilter(limit=500))
+        page = self.services.usage_queries.list_requests(RequestFilter(limit=500))
         return list(reversed(page["requests"]))
 
     # -- requests ---------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, render_template, request
+from flask import Blueprint, Response, redirect, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
 
 from app.admin import http
 from app.admin.overview import demonstration_answers, overview, provider_rows
@@ -36,6 +37,12 @@ ENDPOINTS: Final[tuple[tuple[str, str, str], ...]] = (
 def root() -> Response:
     """What this server is."""
     return Response(render_template("root/index.html"))
+
+
+@pages_bp.get("/middleware")
+def without_slash() -> AnyResponse:
+    """The overview is at `/middleware/`."""
+    return redirect("/middleware/", 308)
 
 
 @pages_bp.get("/middleware/")

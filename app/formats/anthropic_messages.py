@@ -127,10 +127,7 @@ class AnthropicMessages(Format):
         if all(new is old for new, old in zip(kept, messages, strict=True)):
             return None
         joined = _joined([message for message in kept if message is not None])
-        try:
-            return json_body.splice(call.body, {"messages": json_body.dumps(joined)}) if joined else None
-        except orjson.JSONEncodeError:
-            return None  # nested deeper than can be written
+        return json_body.splice(call.body, {"messages": json_body.dumps(joined)}) if joined else None
 
     # -- answers ----------------------------------------------------------------------------------
 

@@ -162,19 +162,13 @@ class Gemini(Format):
             changed = {name: value for name, value in changed.items() if call.json.get(name) != value}
         else:
             changed = {} if edits.model is None else _renamed(call.json, _resource_name(edits.model))
-        try:
-            raw = {name: json_body.dumps(value) for name, value in changed.items()}
-        except orjson.JSONEncodeError:
-            raise BadRequest("The request body is nested too deeply to be sent to another model.") from None
+        raw = {name: json_body.dumps(value) for name, value in changed.items()}
         return json_body.splice(call.body, raw) if raw else call.body
 
     @override
     def strip_bound_state(self, call: Call) -> bytes | None:
         """The body with a placeholder for every thought signature. Files and caches have no substitute."""
-        try:
-            return gemini_state.without_signatures(call.json, call.body) if call.json else None
-        except orjson.JSONEncodeError:
-            return None  # nested deeper than can be written
+        return gemini_state.without_signatures(call.json, call.body) if call.json else None
 
     # -- answers ----------------------------------------------------------------------------------
 

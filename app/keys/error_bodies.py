@@ -70,7 +70,8 @@ class ErrorReport:
     message  -- the provider's sentence, as it came
     details  -- google.rpc details
     metadata -- OpenRouter's `error.metadata`
-    failed_response -- it is a failed response of OpenAI's Responses API, or an event of the type `error`
+    failed_response -- it is a failed response of OpenAI's Responses API, whole or inside an event
+    bare_event      -- it is the `error` event of that API, whose code stands at its top level
     """
 
     shape: Shape
@@ -80,6 +81,7 @@ class ErrorReport:
     details: tuple[Json, ...] = ()
     metadata: Json = field(default_factory=dict)
     failed_response: bool = False
+    bare_event: bool = False
 
     @property
     def sentence(self) -> str:
@@ -179,7 +181,8 @@ def _read_object(document: dict[str, Any]) -> ErrorReport:
         message=_message(node) or _message(holder),
         details=tuple(item for item in details if isinstance(item, dict)) if isinstance(details, list) else (),
         metadata=metadata if isinstance(metadata, dict) else {},
-        failed_response=holder.get("status") == "failed" or document.get("type") == "error",
+        failed_response=holder.get("status") == "failed",
+        bare_event=document.get("type") == "error" and node is document,
     )
     says_something = report.message or report.number or report.codes
     return report if says_something else replace(report, shape=Shape.TEXT)

@@ -104,9 +104,9 @@ class LiveKeys:
     def succeeded(self, lease: Lease, now: float) -> None:  # noqa: ARG002 - one shape for all reports
         """The key served. Call it as soon as the answer has begun well; calling it again does no harm."""
         with self._lock:
-            self._rotation.succeeded(lease)
+            changes = self._rotation.succeeded(lease)
             names = self._probe_names.pop(lease.serial, ()) if lease.probe else ()
-            jobs = self._changes() if self._rotation.changed else ()
+            jobs = self._changes(changes) if changes else ()
         self._hand_over(jobs)
         self._release_names(names)
 

@@ -27,6 +27,8 @@ SYSTEM = "system"
 GROUP_MARK = "*group*"
 MAX_MODEL_CHARS = 256
 _CHUNK = 500
+#: Two states of a key never have the same `state_at`, also when the clock stands still or is set back.
+_TICK_S = 1e-6
 _RANKS = {Status.HEALTHY: 0, Status.RESTING: 1, Status.DISABLED: 2}
 
 
@@ -158,29 +160,31 @@ def exists_hmac(connection: Connection, key_hmac: str, besides: int | None = Non
 
 def write_state(
     connection: Connection, key_id: int, state: StoredState, known_state_at: Collection[float], now: float
-) -> bool:
+) -> float | None:
     """
-    Store a decision of this worker, unless a change that it did not know forbids it; True when it was written.
+    Store a decision of this worker, unless a change that it did not know forbids it.
+    Returns the new `state_at`, None when nothing was written.
 
     known_state_at  -- the values of `state_at` that the decision was made on, or that this worker wrote itself
     """
     row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).mappings().first()
     if row is None:
-        return False
+        return None
     stored = _key_row(row)
     if stored.state_at not in known_state_at and not _yields(stored, state, now):
-        return False
+        return None
     if StoredState(stored.status, stored.disabled_until, stored.reason, stored.evidence, stored.failures) == state:
-        return False
+        return None
+    state_at = max(now, stored.state_at + _TICK_S)
     statement = (
         sa.update(keys)
         .where(keys.c.id == key_id, keys.c.version == stored.version)
-        .values(**_state_values(state, now, SYSTEM), version=keys.c.version + 1)
+        .values(**_state_values(state, state_at, SYSTEM), version=keys.c.version + 1)
     )
     if not connection.execute(statement).rowcount:
         return write_state(connection, key_id, state, known_state_at, now)
     bump(connection)
-    return True
+    return state_at
 
 
 def _yields(stored: KeyRow, state: StoredState, now: float) -> bool:
@@ -194,14 +198,14 @@ def _yields(stored: KeyRow, state: StoredState, now: float) -> bool:
     return _RANKS[state.status] >= _RANKS[stored.status]
 
 
-def _state_values(state: StoredState, now: float, by: str) -> dict[str, Any]:
+def _state_values(state: StoredState, state_at: object, by: str) -> dict[str, Any]:
     return {
         "status": str(state.status),
         "disabled_until": state.disabled_until,
         "reason": state.reason,
         "evidence": state.evidence,
         "failures": state.failures,
-        "state_at": now,
+        "state_at": state_at,
         "state_by": by,
     }
 
@@ -264,8 +268,9 @@ def update_key(connection: Connection, key_id: int, values: Mapping[str, Any]) -
 def set_states(connection: Connection, ids: Iterable[int], state: StoredState, now: float) -> int:
     """A person's change of state; a healthy key loses the rests of its models too. Returns how many keys exist."""
     count = 0
+    state_at = sa.case((keys.c.state_at < now, now), else_=keys.c.state_at + _TICK_S)
     for key_id in ids:
-        values = _state_values(state, now, PERSON)
+        values = _state_values(state, state_at, PERSON)
         count += update_key(connection, key_id, values)
         if state.status is Status.HEALTHY:
             connection.execute(sa.delete(key_model_rests).where(key_model_rests.c.key_id == key_id))

@@ -71,7 +71,12 @@ class Effects:
             self._rest(pool.limit, report, CIRCUIT_OPEN, DEFAULT_LADDER, policy.breaker_cooldown_s)
 
     def _egress_failed(self, pool: Pool, report: _Report) -> None:
-        self._rest(pool.limit, report, report.verdict.reason, EGRESS_LADDER, report.verdict.rest_s)
+        """Our address is refused: by this one key's own rules, or by the provider altogether."""
+        verdict = report.verdict
+        key = self._rotation.keys.get(report.lease.key_id)
+        by_key = verdict.scope is Scope.KEY and key is not None and key.epoch == report.lease.epoch
+        limit = key.limit if by_key and key is not None else pool.limit
+        self._rest(limit, report, verdict.reason, verdict.ladder or EGRESS_LADDER, verdict.rest_s)
 
     # -- keys ------------------------------------------------------------------------------------------
 

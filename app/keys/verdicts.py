@@ -59,7 +59,7 @@ def _implied_status(failure: Failure, report: ErrorReport) -> int:
     for code, status in IMPLIED_STATUS.items():
         if code in report.codes:
             return status
-    if report.failed_response and report.codes:
+    if report.codes and (report.failed_response or report.bare_event):
         return 400  # the Responses API: whatever is not named above is about the request
     return failure.status if failure.status >= 400 else 0
 

@@ -48,16 +48,21 @@ class WriteChange:
         if self.change.scope is Scope.KEY:
             self._live.written(self, self._write_key(connection))
             return
-        if len(self.pair_name) <= store.MAX_MODEL_CHARS:
+        if self._can_be_stored():
             store.write_pair(connection, self._pair())
         self._live.written(self, None)
+
+    def _can_be_stored(self) -> bool:
+        """Callers choose model names: one that is too long, or looks like a group's, stays in memory only."""
+        if len(self.pair_name) > store.MAX_MODEL_CHARS:
+            return False
+        return self.change.scope is not Scope.KEY_MODEL or not self.pair_name.startswith(store.GROUP_MARK)
 
     def _write_key(self, connection: Connection) -> float | None:
         change = self.change
         state = store.StoredState(change.status, self._until, change.reason, self._evidence, change.failures)
         known = (*self.decided_on, *self._live.own_writes(change.key_id))
-        written = store.write_state(connection, change.key_id, state, known, self._wall)
-        return self._wall if written else None
+        return store.write_state(connection, change.key_id, state, known, self._wall)
 
     def _pair(self) -> store.PairRow:
         """A pair whose rest is over keeps its row as long as its step on the ladder counts."""

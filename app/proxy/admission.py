@@ -60,7 +60,8 @@ def greet(head: RequestHead, new_id: str) -> Visitor:
     headers = lowered(head.headers)
     given = headers.get("x-request-id", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else new_id
-    dialect = formats.guess_dialect(head.target.partition("?")[0], headers)
+    path, _, query = head.target.partition("?")
+    dialect = formats.guess_dialect(path, headers, query)
     return Visitor(head, headers, request_id, dialect)
 
 

@@ -201,7 +201,7 @@ class Attempts:
         provider = self.candidate.provider
         family = provider.kind.verdict_family or _FAMILY_BY_FORMAT[self._call.match.format.name]
         verdict = judge(family, failure, self.candidate.model, wall_now)
-        self._gateway.keys.failed(self.lease, verdict, now)
+        self._gateway.keys.failed(self.lease, verdict, now, failure.status)
         self._note(
             failure.status, verdict.action.value, now, verdict.reason or failure.error, verdict.message or message
         )

@@ -13,6 +13,7 @@ import httptools
 
 from app.proxy.events import Headers, Send, UpstreamBytes, UpstreamEnd, UpstreamHead
 
+#: Status line and headers together, 1xx answers included; and, in the body, framing that brings no data.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 
@@ -46,7 +47,9 @@ class AnswerParser:
         self._events: list[AnswerEvent] = []
         self._headers: Headers = []
         self._status = 0
-        self._head_bytes = 0
+        #: Bytes fed since the last body data: of the head, of chunk extensions, of trailers.
+        self._dataless_bytes = 0
+        self._header_bytes = 0
         self._head_done = False
         self._framed = False
         self._over = False
@@ -56,8 +59,7 @@ class AnswerParser:
         """Events of these bytes, in order. Raises BadAnswer."""
         self.begun = True
         self._events = []
-        if not self._head_done:
-            self._head_bytes += len(data)
+        self._dataless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -65,8 +67,8 @@ class AnswerParser:
             if not self._over:
                 raise BadAnswer("it is not well-formed HTTP/1.1", self._events) from error
             self._extra = True
-        if not self._head_done and self._head_bytes > MAX_HEAD_BYTES:
-            raise BadAnswer("its head is too large")
+        if self._dataless_bytes > MAX_HEAD_BYTES and not self._over:
+            raise BadAnswer("its head or its framing is too large", self._events)
         if self._extra:
             self.reusable = False
         return self._events
@@ -93,7 +95,9 @@ class AnswerParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._over:
             return
-        if len(self._headers) >= MAX_HEADERS:
+        # A head that comes in one piece is measured here: names, values and four bytes of framing.
+        self._header_bytes += len(name) + len(value) + 4
+        if len(self._headers) >= MAX_HEADERS or self._header_bytes > MAX_HEAD_BYTES:
             raise BadAnswer("it has too many headers")
         self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
@@ -106,13 +110,21 @@ class AnswerParser:
         if self._status < 200:
             return
         self._head_done = True
-        names = {name.lower() for name, _ in self._headers}
-        self._framed = bool(names & {"content-length", "transfer-encoding"}) or self._status in (204, 304)
-        self._events.append(UpstreamHead(self._status, self._headers))
+        self._dataless_bytes = 0
+        self._framed = self._is_framed()
+        # Trailers are added to the parser's own list: they reach nobody.
+        self._events.append(UpstreamHead(self._status, list(self._headers)))
         if self._head_only:
             self._end()
 
+    def _is_framed(self) -> bool:
+        """Whether the answer says where it ends; without that, the connection's end is its end."""
+        framing = {name.lower(): value.lower() for name, value in self._headers}
+        has_length = "content-length" in framing or "chunked" in framing.get("transfer-encoding", "")
+        return has_length or self._status in (204, 304)
+
     def on_body(self, data: bytes) -> None:
+        self._dataless_bytes = 0
         if not self._over:
             self._events.append(UpstreamBytes(data))
 

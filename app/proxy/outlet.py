@@ -5,6 +5,7 @@ The caller's side of an exchange: the head, the bytes and the end that it gets, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from app.errors import MiddlewareError
 from app.formats import json_body
@@ -90,7 +91,7 @@ def retry_headers(error: MiddlewareError) -> Headers:
     return headers
 
 
-def relayed_retry_headers(upstream: dict[str, str]) -> Headers:
+def relayed_retry_headers(upstream: Mapping[str, str]) -> Headers:
     """The same for an upstream's error that goes to the caller, its wait cut to what clients bear."""
     headers: Headers = []
     wait = upstream.get("retry-after", "")

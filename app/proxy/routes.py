@@ -93,6 +93,10 @@ def _answer(edge: Edge) -> Response:
     except Exception:  # noqa: BLE001 - the top level: a defect of ours becomes an answer in the caller's dialect
         log.exception("a request failed inside the middleware")
         head = relay.refuse(MiddlewareError())
+    call = exchange.call
+    if call is not None and head.length is None:
+        operation = call.match.endpoint.operation.value
+        in_flight.describe(dialect=call.match.format.name, operation=operation, stream=call.stream)
     return _response(head, relay)
 
 

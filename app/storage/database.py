@@ -154,6 +154,7 @@ def _sqlite_engine(
     engine = sa.create_engine(
         url.set(drivername="sqlite+pysqlite"),
         module=sqlite_library(),
+        hide_parameters=True,  # values never show in error messages, and so not in logs
         connect_args={"timeout": busy_timeout_s, "check_same_thread": False, "isolation_level": None},
         **pool,
     )
@@ -179,5 +180,6 @@ def _postgres_engine(url: sa.URL) -> Engine:
         pool_size=_POOL_SIZE,
         max_overflow=_MAX_OVERFLOW,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"connect_timeout": 5},
     )

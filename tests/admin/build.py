@@ -18,7 +18,7 @@ SECRET_KEY = "the secret of this test server.."
 
 
 class Time:
-    """A wall clock that moves when told to. Starts in the middle of a day."""
+    """A wall clock that moves when told to, and a microsecond at each look. Starts in the middle of a day."""
 
     def __init__(self) -> None:
         self.now = 1_795_000_000.0
@@ -27,6 +27,7 @@ class Time:
         self.now += seconds
 
     def wall(self) -> float:
+        self.now += 1e-6
         return self.now
 
 
@@ -81,6 +82,11 @@ class Middleware:
         assert answer.status_code == 201, answer.text
         key_id: int = answer.get_json()["id"]
         return key_id
+
+    def real_keys(self) -> list[dict[str, Any]]:
+        """The keys as the API lists them, without those of the demonstration."""
+        rows = self.client(bearer=True).get("/middleware/api/keys").get_json()
+        return [row for row in rows if not row["demonstration"]]
 
 
 def bearer(token: str) -> dict[str, str]:

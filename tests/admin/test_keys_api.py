@@ -127,7 +127,9 @@ def test_a_key_exists_once(client: FlaskClient) -> None:
     assert (answer.status_code, answer.get_json()["error"]) == (400, "Key exists.")
 
 
-@pytest.mark.parametrize("identity", ["999", "0", "-1", "abc", "1.5", str(2**63), str(2**64), "9" * 5000, "%00", "1;x", "٣"])
+@pytest.mark.parametrize(
+    "identity", ["999", "0", "-1", "abc", "1.5", str(2**63), str(2**64), "9" * 5000, "%00", "1;x", "٣"]
+)
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_a_key_that_is_not_there_is_not_found(client: FlaskClient, identity: str, method: str) -> None:
     body = {"name": "x"} if method == "PUT" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -663,6 +663,7 @@ BOTH = [(formats.OPENAI_CHAT, "/v1/chat/completions"), (formats.OPENAI_RESPONSES
 
 
 @pytest.mark.parametrize(("each", "path"), BOTH)
+@settings(deadline=None)
 @given(body=OBJECTS, likely=st.booleans())
 def test_any_request_is_read_or_refused(each, path, body, likely):
     if likely:
@@ -680,6 +681,7 @@ def test_any_request_is_read_or_refused(each, path, body, likely):
 
 
 @pytest.mark.parametrize(("each", "path"), BOTH)
+@settings(deadline=None)
 @given(events=st.lists(OBJECTS | VALUES, max_size=5))
 def test_any_answer_and_any_stream_can_be_watched(each, path, events):
     call = each.read(formats.match("POST", path, {}, ""), {}, "", b'{"model":"m","messages":[{}],"stream":true}')

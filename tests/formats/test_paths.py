@@ -145,4 +145,4 @@ def test_long_hostile_targets_are_refused_quickly():
         except BadRequest:
             continue
 
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 5

@@ -176,6 +176,7 @@ SERVER = [
 STREAMS = [
     provider("stream overloaded", 200, error("overloaded_error", "Overloaded"), "overloaded", phase=Phase.STREAM),
     provider("stream api_error", 200, error("api_error", "Error"), "server_error", phase=Phase.STREAM),
+    provider("stream error of tomorrow", 200, error("a_new_error", "?"), "unknown_error", phase=Phase.STREAM),
     limited("stream rate limit", RATE, phase=Phase.STREAM),
     client("stream invalid request", 200, invalid("No."), phase=Phase.STREAM),
 ]

@@ -320,6 +320,7 @@ BELOW_HTTP = [
             ("invalid_body", HTML_ERROR),
             ("empty", b""),
             ("error_in_answer", b'{"error": {"code": "invalid_api_key", "message": "No."}}'),
+            ("error_as_answer", b'{"type": "error", "error": {"type": "authentication_error", "message": "No."}}'),
         )
     ),
 ]

@@ -1,8 +1,9 @@
-"""The same code on PostgreSQL; runs where TEST_POSTGRES_URL names a database whose tables may be dropped."""
+"""The same code on PostgreSQL; runs where TEST_POSTGRES_URL names a database in which schemas may be made."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 
@@ -28,16 +29,22 @@ pytestmark = pytest.mark.skipif("TEST_POSTGRES_URL" not in os.environ, reason="T
 
 
 @pytest.fixture
-def url() -> str:
-    return Config.from_env({"DATABASE_URL": os.environ["TEST_POSTGRES_URL"]}).database_url
+def url() -> Iterator[str]:
+    """A schema of its own for each test."""
+    plain = Config.from_env({"DATABASE_URL": os.environ["TEST_POSTGRES_URL"]}).database_url
+    owner = Database(plain)
+    name = f"test_{secrets.token_hex(8)}"
+    with owner.transaction() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    yield f"{plain}{'&' if '?' in plain else '?'}options=-csearch_path%3D{name}"
+    with owner.transaction() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
+    owner.close()
 
 
 @pytest.fixture
 def database(url: str, vault: Vault) -> Iterator[Database]:
     database = Database(url)
-    with database.transaction() as connection:
-        metadata.drop_all(connection)
-        connection.exec_driver_sql("DROP TABLE IF EXISTS alembic_version")
     database.migrate(vault)
     yield database
     database.close()
@@ -127,13 +134,11 @@ def test_settings_writer_and_revision_work_together(database):
 
 def test_the_writer_survives_a_lost_connection(database):
     writer = Writer(database, max_delay_s=0.01)
-    writer.add_row(events, {"at": 1.0, "message": "before"})
+    processes: list[int] = []
+    writer.urgent(lambda connection: processes.append(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()))
     assert writer.flush(5)
     with database.transaction() as connection:
-        connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        connection.exec_driver_sql("SELECT pg_terminate_backend(%s)", (processes[0],))
     writer.add_row(events, {"at": 2.0, "message": "after"})
     assert writer.flush(10)
     assert writer.dropped == 0

@@ -317,7 +317,7 @@ def test_a_writer_waits_for_a_database_that_is_not_there_yet(tmp_path):
 
 def test_handing_over_is_cheap(writer):
     row = event("x")
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(1000):
         writer.add_row(events, row)
-    assert (time.perf_counter() - started) / 1000 < 0.0005
+    assert (time.thread_time() - started) / 1000 < 0.0001

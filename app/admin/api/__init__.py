@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.admin.api import aliases, clients, keys, logs, prices, providers, requests, routing, settings, stats
+from app.admin.api import aliases, clients, logs, prices, providers, requests, routing, settings, stats
+from app.admin.api import keys as keys
 from app.auth import register_error_handlers
 
 RESOURCES = (keys, providers, clients, settings, stats, logs, requests, routing, aliases, prices)
