@@ -205,8 +205,10 @@ class ProviderStore:
 
     def _shown(self, row: Row) -> Row:
         clear = self._clear(row)
-        kind = KINDS[row["kind"]]
         clear["headers"] = {name: mask(value) for name, value in clear["headers"].items()}
+        kind = KINDS.get(row["kind"])
+        if kind is None:  # made by a newer version
+            return clear | {"effective": None}
         clear["effective"] = {
             "base_url": self._base_url(row, kind),
             "formats": clear["formats"] or list(kind.formats),

@@ -45,6 +45,7 @@ class Effects:
             Action.KEY_DEAD: self._key_died,
             Action.KEY_REST: self._key_rests,
             Action.MODEL_GONE: self._model_gone,
+            Action.EGRESS: self._key_refused_here,
         }
 
     def apply(self, lease: Lease, verdict: Verdict, now: float, http_status: int) -> None:
@@ -53,7 +54,7 @@ class Effects:
         if pool is None:
             return
         report = _Report(lease, verdict, now, http_status)
-        if verdict.action in self._of_provider:
+        if verdict.action in self._of_provider and verdict.scope is not Scope.KEY:
             self._of_provider[verdict.action](pool, report)
         elif verdict.action is Action.KEY_REST and verdict.scope is Scope.PROVIDER:
             self._rest(pool.limit, report, verdict.reason, verdict.ladder or DEFAULT_LADDER, verdict.rest_s)
@@ -71,12 +72,7 @@ class Effects:
             self._rest(pool.limit, report, CIRCUIT_OPEN, DEFAULT_LADDER, policy.breaker_cooldown_s)
 
     def _egress_failed(self, pool: Pool, report: _Report) -> None:
-        """Our address is refused: by this one key's own rules, or by the provider altogether."""
-        verdict = report.verdict
-        key = self._rotation.keys.get(report.lease.key_id)
-        by_key = verdict.scope is Scope.KEY and key is not None and key.epoch == report.lease.epoch
-        limit = key.limit if by_key and key is not None else pool.limit
-        self._rest(limit, report, verdict.reason, verdict.ladder or EGRESS_LADDER, verdict.rest_s)
+        self._rest(pool.limit, report, report.verdict.reason, EGRESS_LADDER, report.verdict.rest_s)
 
     # -- keys ------------------------------------------------------------------------------------------
 
@@ -94,6 +90,11 @@ class Effects:
         pool.rests.note(key.id, report.now)
         if probes_brake or self._is_storm(pool, pool.rests, report.now):
             self._pause(pool, report)
+
+    def _key_refused_here(self, _pool: Pool, key: KeyState, report: _Report) -> None:
+        """This key's own rules do not allow our address: its neighbors may still work."""
+        verdict = report.verdict
+        self._rest(key.limit, report, verdict.reason, verdict.ladder or EGRESS_LADDER, verdict.rest_s)
 
     def _is_unauthorized_for_good(self, key: KeyState, report: _Report) -> bool:
         if report.verdict.reason != UNAUTHORIZED:

@@ -165,6 +165,7 @@ class Exchange:
     # -- attempts ---------------------------------------------------------------------------------
 
     def _next_attempt(self) -> None:
+        self._resent = False
         try:
             send = _need(self._attempts).start(self._now)
         except RelayLast:

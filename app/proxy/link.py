@@ -69,7 +69,7 @@ class Link:
     def _connected(self, connection: Connection) -> None:
         send = self._send
         if connection.absolute:
-            send = replace(send, target=send.origin + send.target)
+            send = replace(send, target=send.origin + send.target, headers=[*send.headers, *connection.headers])
         self._connection = connection
         self._unsent = memoryview(request_bytes(send) + send.body)
         self._write()

@@ -15,10 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+import orjson
+
 from app.formats import json_body
 from app.formats.base import Call, Framing, Json, Mark, Operation, Usage
 from app.formats.json_array import Splitter as ArraySplitter
 from app.formats.sse import Splitter as EventSplitter
+from app.formats.sse import data_of
 from app.keys.base import Failure, Phase
 
 
@@ -93,41 +96,62 @@ class StreamReader(Reader):
         self._splitter: EventSplitter | ArraySplitter = ArraySplitter() if self._array else EventSplitter()
         self._watcher = self._format.watcher(call)
         self._held: list[bytes] = []
+        #: An event, or a part of one, went out.
+        self.begun = False
+        self._bare = False  # one object stands where an array was asked for
+
+    @property
+    def finished(self) -> bool:
+        """The answer is complete, whatever may still follow it."""
+        return self._watcher.state.finished
+
+    @property
+    def between_events(self) -> bool:
+        """Whether white space may go out now. An event that is too long to be held goes out in pieces."""
+        return not self._splitter.oversized
 
     def feed(self, data: bytes) -> Progress:
         progress = Progress()
         for event in self._splitter.feed(data):
             self._take(event, progress)
             if progress.failure is not None or progress.ending is not Ending.OPEN:
-                break
+                return progress
+        if self._closed and self.finished:
+            self._finish(self._splitter.rest(), progress)
         return progress
 
     def end(self) -> Progress:
         progress = Progress()
         rest = self._splitter.rest()
-        if rest.strip() and not self._array:
+        if not self._array and _is_whole(rest):
             # The last event came without its blank line: the end of the stream stands for it.
-            self._take(rest, progress)
+            self._take(rest + (b"\n" if rest.endswith(b"\n") else b"\n\n"), progress)
             if progress.failure is not None or progress.ending is not Ending.OPEN:
                 return progress
-        state = self._watcher.state
-        if not state.finished or (self._array and b"]" not in rest):
+        if not self.finished or (self._array and not self._closed and not self._bare):
             return self._unfinished(progress)
-        progress.out.extend(self.release())
-        progress.out.append(rest if self._array else self._closing(rest))
-        progress.ending = Ending.COMPLETE
-        self.settle()
+        if self._array:
+            self._finish(rest if self._closed else b"]", progress)
+        else:
+            self._finish(b"" if self._watcher.state.terminated else self._format.terminator(self._call), progress)
         return progress
 
     def release(self) -> list[bytes]:
         held, self._held = self._held, []
         self.committed = True
+        self.begun = self.begun or bool(held)
         return held
 
-    def _closing(self, rest: bytes) -> bytes:
-        if self._watcher.state.terminated:
-            return b""
-        return (b"\n\n" if rest.strip() else b"") + self._format.terminator(self._call)
+    @property
+    def _closed(self) -> bool:
+        """The array has ended."""
+        return isinstance(self._splitter, ArraySplitter) and self._splitter.closed
+
+    def _finish(self, last: bytes, progress: Progress) -> None:
+        progress.out.extend(self.release())
+        progress.out.append(last)
+        progress.ending = Ending.COMPLETE
+        self.settle()
 
     def _take(self, event: bytes, progress: Progress) -> None:
         mark = self._watcher.watch(event)
@@ -138,11 +162,15 @@ class StreamReader(Reader):
             return
         if self._rename is not None:
             event = self._format.rename_model(event, self._rename)
+        if self._array and not self.begun and not self._held and event.lstrip()[:1] == b"{":
+            self._bare = True
+            event = b"[" + event
         if not self.committed and mark in (Mark.PROLOGUE, Mark.IGNORED):
             self._held.append(event)
             return
         if not self.committed:
             progress.out.extend(self.release())
+        self.begun = True
         progress.out.append(event)
         if mark is Mark.TERMINATOR:
             progress.ending = Ending.COMPLETE
@@ -153,7 +181,7 @@ class StreamReader(Reader):
         if not self.committed:
             progress.failure = Failure(Phase.STREAM, state.error_status or 200, {}, state.error or event)
             return
-        progress.out.append(self._clean(event))
+        progress.out.append(self._clean(event) + (b"\n]" if self._array else b""))
         progress.ending = Ending.UPSTREAM_ERROR
         self.settle()
 
@@ -169,6 +197,18 @@ class StreamReader(Reader):
         """Take stock: the stream has ended, or will not go on."""
         self.usage = self._watcher.settle()
         self.resource_ids = list(self._watcher.state.resource_ids)
+
+
+def _is_whole(event: bytes) -> bool:
+    """Whether an event without its blank line has all of its data: half an event must not go out."""
+    data = data_of(event).strip()
+    if data == b"[DONE]":
+        return True
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 class PlainReader(Reader):
@@ -203,6 +243,7 @@ class PlainReader(Reader):
         parts, self._parts = self._parts, []
         self.committed = True
         self.streams = True
+        self.content_type = None
         return parts
 
     def end(self) -> Progress:
@@ -228,7 +269,10 @@ class PlainReader(Reader):
 
 
 class CollectReader(Reader):
-    """Puts an unasked-for stream together to the plain answer that the caller expects."""
+    """
+    Puts an unasked-for stream together to the plain answer that the caller expects, or to the one array of it where
+    the caller wanted its stream as an array.
+    """
 
     content_type: str | None
 
@@ -269,7 +313,7 @@ class CollectReader(Reader):
             return Progress(failure=Failure(Phase.BODY, 200, {}, b"", "incomplete"))
         self.usage = self._watcher.settle()
         self.resource_ids = list(self._watcher.state.resource_ids)
-        body = json_body.dumps(answer)
+        body = self._format.stream_from_answer(self._call, answer) if self._call.stream else json_body.dumps(answer)
         if self._rename is not None:
             body = self._format.rename_model(body, self._rename)
         self.committed = True
@@ -305,11 +349,11 @@ def choose(
     if call.match.endpoint.operation is Operation.OTHER:
         is_json = kind == "application/json"
         return PlainReader(call, max_bytes=max_buffered, rename=None, to_stream=False) if is_json else RawReader()
-    if not call.stream:
-        if events:
-            return CollectReader(call, max_bytes=max_buffered, rename=rename)
-        return PlainReader(call, max_bytes=max_buffered, rename=rename, to_stream=False)
     array = call.match.endpoint.framing is Framing.JSON_ARRAY
+    if events and (array or not call.stream):
+        return CollectReader(call, max_bytes=max_buffered, rename=rename)
+    if not call.stream:
+        return PlainReader(call, max_bytes=max_buffered, rename=rename, to_stream=False)
     # Some servers stream events as text/plain or name no type at all.
     if events or array or kind in ("", "text/plain", "application/octet-stream"):
         return StreamReader(call, rename=rename, strip_usage=strip_usage, clean=clean)

@@ -198,6 +198,7 @@ class Relay:
             link.await_dial(timeout_s)
         except DialFailed as error:
             link.close()
+            self._link = None
             self._feed(UpstreamFailed(error.code, connected=False, message=str(error)))
 
     def _poll(self, link: Link | None, wait_ms: int) -> set[int]:

@@ -17,21 +17,27 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, urlsplit
+from http.client import HTTPException
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    LocationParseError,
     NameResolutionError,
     NewConnectionError,
     ProxyError,
     SSLError,
 )
-from urllib3.util import create_urllib3_context
+from urllib3.util import create_urllib3_context, make_headers
 
+from app.proxy.events import Headers
+
+#: For each origin.
 DIAL_THREADS = 32
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 #: Cloud metadata services: a provider's URL never has a reason to lead there.
 _METADATA = frozenset({"169.254.169.254", "fd00:ec2::254", "100.100.100.200"})
@@ -47,12 +53,17 @@ class DialFailed(Exception):
 
 @dataclass(slots=True)
 class Connection:
-    """One open, non-blocking upstream socket. `absolute` = it leads to an HTTP proxy: targets must be absolute."""
+    """
+    One open, non-blocking upstream socket.
+
+    absolute  -- it leads to an HTTP proxy: targets must be absolute, and `headers` go with each request
+    """
 
     origin: str
     socket: socket.socket
     reused: bool = False
     absolute: bool = False
+    headers: Headers = field(default_factory=list, repr=False)
     idle_since: float = 0.0
     _owner: HTTPConnection | None = field(default=None, repr=False)
 
@@ -95,7 +106,8 @@ class Upstreams:
         self._tls.load_default_certs()
         if verify_with is not None:
             self._tls.load_verify_locations(verify_with)
-        self._dialers = ThreadPoolExecutor(DIAL_THREADS, thread_name_prefix="dial")
+        # Threads of its own for each origin: a name server that hangs for one holds up no other.
+        self._dialers: dict[str, ThreadPoolExecutor] = {}
 
     def take(self, origin: str) -> Connection | None:
         """An idle connection that seems alive, or None."""
@@ -133,7 +145,11 @@ class Upstreams:
         A new connection, made on a thread of its own: names are looked up there too, so that a hanging resolver holds
         nobody. The future raises DialFailed. Whoever stops waiting calls `forget`.
         """
-        return self._dialers.submit(self._connect, origin, timeout_s)
+        with self._lock:
+            dialers = self._dialers.get(origin)
+            if dialers is None:
+                dialers = self._dialers[origin] = ThreadPoolExecutor(DIAL_THREADS, thread_name_prefix="dial")
+        return dialers.submit(self._connect, origin, timeout_s)
 
     @staticmethod
     def forget(pending: Future[Connection]) -> None:
@@ -148,13 +164,16 @@ class Upstreams:
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, OrderedDict()
+            dialers, self._dialers = self._dialers, {}
         for kept in idle.values():
             for connection in kept:
                 connection.close()
-        self._dialers.shutdown(wait=False, cancel_futures=True)
+        for executor in dialers.values():
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def _connect(self, origin: str, timeout_s: float) -> Connection:
         url = urlsplit(origin)
+        _refuse_address(url.hostname or "")
         proxy = _proxy_for(url)
         dialled = self._prepare(url, proxy, timeout_s)
         try:
@@ -163,26 +182,27 @@ class Upstreams:
             if sock is None:
                 raise DialFailed("refused", "no connection was made")
             if proxy is None:
-                _refuse_address(sock)
+                _refuse_address(sock.getpeername()[0])
         except DialFailed:
             dialled.close()
             raise
-        except (HTTPError, OSError) as error:
+        except (HTTPError, HTTPException, OSError) as error:
             dialled.close()
             raise _as_dial_failed(error) from error
         sock.setblocking(False)
-        absolute = proxy is not None and url.scheme == "http"
-        return Connection(origin, sock, absolute=absolute, _owner=dialled)
+        if proxy is None or url.scheme == "https":
+            return Connection(origin, sock, _owner=dialled)
+        return Connection(origin, sock, absolute=True, headers=list(_proxy_login(proxy).items()), _owner=dialled)
 
     def _prepare(self, url: SplitResult, proxy: SplitResult | None, timeout_s: float) -> HTTPConnection:
-        host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        host, port = url.hostname or "", url.port or _DEFAULT_PORTS.get(url.scheme, 0)
         target = proxy if proxy is not None else url
-        at_host, at_port = target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
+        at_host, at_port = target.hostname or "", target.port or _DEFAULT_PORTS.get(target.scheme, 0)
         if url.scheme == "http":
             return HTTPConnection(at_host, at_port, timeout=timeout_s)
         dialled = HTTPSConnection(at_host, at_port, timeout=timeout_s, ssl_context=self._tls, server_hostname=host)
         if proxy is not None:
-            dialled.set_tunnel(host, port, scheme=proxy.scheme or "http")
+            dialled.set_tunnel(host, port, _proxy_login(proxy))
         return dialled
 
 
@@ -196,22 +216,38 @@ def _expired(connection: Connection, limits: PoolLimits) -> bool:
 
 
 def _proxy_for(url: SplitResult) -> SplitResult | None:
-    """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say about this origin."""
-    if not url.hostname or proxy_bypass(url.hostname):
+    """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say about this origin. Raises DialFailed for another kind of proxy."""
+    port = url.port or _DEFAULT_PORTS.get(url.scheme, 0)
+    if not url.hostname or proxy_bypass(f"{url.hostname}:{port}"):
         return None
-    proxy = getproxies().get(url.scheme)
-    return urlsplit(proxy) if proxy else None
+    address = getproxies().get(url.scheme)
+    if not address:
+        return None
+    proxy = urlsplit(address if "://" in address else f"http://{address}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        raise DialFailed("refused", "only a proxy with an http:// address can be used")
+    return proxy
 
 
-def _refuse_address(sock: socket.socket) -> None:
-    peer = sock.getpeername()[0].partition("%")[0]
-    address = ipaddress.ip_address(peer)
+def _proxy_login(proxy: SplitResult) -> dict[str, str]:
+    """The header for a proxy whose address has a user and a password."""
+    if proxy.username is None:
+        return {}
+    return make_headers(proxy_basic_auth=f"{unquote(proxy.username)}:{unquote(proxy.password or '')}")
+
+
+def _refuse_address(host: str) -> None:
+    """Raises DialFailed for an address that is no upstream's. A name passes: what it led to is looked at later."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return
     mapped = getattr(address, "ipv4_mapped", None) or address
     if str(mapped) in _METADATA or mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified:
         raise DialFailed("refused", "the address is not allowed for an upstream")
 
 
-def _as_dial_failed(error: HTTPError | OSError) -> DialFailed:
+def _as_dial_failed(error: Exception) -> DialFailed:
     for kinds, code, sentence in _CODES:
         if isinstance(error, kinds):
             return DialFailed(code, sentence)
@@ -219,7 +255,7 @@ def _as_dial_failed(error: HTTPError | OSError) -> DialFailed:
 
 
 _CODES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
-    ((NameResolutionError, socket.gaierror), "dns", "the host name does not resolve"),
+    ((NameResolutionError, LocationParseError, socket.gaierror), "dns", "the host name does not resolve"),
     ((ConnectTimeoutError, TimeoutError), "connect_timeout", "no connection within connect_timeout"),
     ((SSLError, ssl.SSLError, ssl.CertificateError), "tls", "TLS failed: the certificate or the protocol is not right"),
     ((ProxyError, NewConnectionError), "refused", "the connection was refused"),

@@ -714,3 +714,13 @@ def test_trouble_of_our_network_pauses_the_provider_and_touches_no_key():
     probe = lease(rotation, 30.0)
     rotation.apply(probe, Verdict(Action.EGRESS, reason="region"), 30.0)
     assert pick(rotation, 31.0).wake_at == 90.0
+
+
+def test_a_key_that_does_not_allow_our_address_rests_alone():
+    rotation = rotation_of(2)
+    refused = lease(rotation)
+
+    changes = rotation.apply(refused, Verdict(Action.EGRESS, Scope.KEY, reason="ip_blocked", rest_s=60.0), 0.0)
+
+    assert [(change.scope, change.key_id, change.until) for change in changes] == [(Scope.KEY, refused.key_id, 60.0)]
+    assert pick(rotation, 1.0).key is not None

@@ -1,0 +1,1 @@
+"""What hostile callers, web pages, providers and start-up settings try, and what they get."""
