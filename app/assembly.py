@@ -185,6 +185,7 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
         demonstration.stop,
         services.database.close,
         services.shared.close,
+        lifecycle.draining.close,
     ]
 
 

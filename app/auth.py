@@ -9,21 +9,20 @@ would use (DNS rebinding), a caller who is not logged in, and a change that anot
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, SecurityError
+from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Response as AnyResponse
 
-from app.admin import http
+from app.admin import guard, http
 from app.auth_store import Session, SessionKind, StorageFailure, TooManyAttempts
-from app.config import is_loopback
 from app.errors import BadRequest, Forbidden, MiddlewareError, Overloaded, Unauthorized
+from app.proxy.body import FramedBody
 
 log = logging.getLogger(__name__)
 
@@ -33,46 +32,25 @@ COOKIE = "middleware_session"
 COOKIE_PATH = "/middleware"
 HOME = "/middleware/"
 
-#: The areas that the guard watches, and those of them that answer in JSON.
-AREAS: Final = ("/middleware", "/api/admin")
-JSON_AREAS: Final = ("/middleware/api", "/api/admin")
 PUBLIC_ENDPOINTS: Final = frozenset({"static", "auth.login", "auth.api_login"})
-METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 MAX_FORM_BYTES = 64 * 1024
 MAX_PASSWORD = 1024
-
-HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
-
-class Misdirected(MiddlewareError):
-    """The Host header names a site that this server is not: a web page may have pointed its own name here."""
-
-    status, code, should_retry = 421, "misdirected_request", False
-
 
 # -- the guard ---------------------------------------------------------------------------------------
 
 
 @auth_bp.before_app_request
-def guard() -> AnyResponse | None:
+def check() -> AnyResponse | None:
     """Answer what may not pass; None lets the request through, with `g.session` set where one is open."""
-    if not _watched():
+    if not guard.is_watched():
         return None
-    as_json = _in(JSON_AREAS)
+    as_json = guard.is_in(guard.JSON_AREAS)
+    request.environ["wsgi.input"] = FramedBody(request.environ["wsgi.input"])
     try:
-        _check_host()
+        guard.check_host()
         if request.endpoint in PUBLIC_ENDPOINTS:
-            _check_origin()
+            guard.check_origin()
             return None
         if not _logged_in():
             return _ask_to_log_in(as_json)
@@ -87,68 +65,25 @@ def guard() -> AnyResponse | None:
 @auth_bp.after_app_request
 def protect(response: AnyResponse) -> AnyResponse:
     """Add the headers that keep answers of the administration out of frames, caches and other sites."""
-    if request.path == "/" or _watched():
-        response.headers.extend({name: value for name, value in HEADERS.items() if name not in response.headers})
-        if request.endpoint != "static":
-            response.headers["Cache-Control"] = "no-store"
-            response.vary.add("Cookie")
+    if request.path == "/" or guard.is_watched():
+        guard.add_headers(response, cacheable=request.endpoint == "static")
     return response
-
-
-def _watched() -> bool:
-    return _in(AREAS)
-
-
-def _in(areas: tuple[str, ...]) -> bool:
-    """By the address as well as by the rule that it matched, so that no other spelling of an address slips past."""
-    return _within("/" + request.path.lstrip("/"), areas) or (
-        request.url_rule is not None and _within(request.url_rule.rule, areas)
-    )
-
-
-def _within(path: str, areas: tuple[str, ...]) -> bool:
-    return any(path == area or path.startswith(area + "/") for area in areas)
 
 
 def _nowhere(as_json: bool) -> AnyResponse | None:
     """404 or 405 for an address that the administration does not have; None where it has it."""
     if isinstance(request.routing_exception, RequestRedirect):
         return None
-    if request.url_rule is not None and _within(request.url_rule.rule, AREAS):
+    if request.url_rule is not None and guard.within(request.url_rule.rule, guard.AREAS):
         return None
     # Where a rule for the rest of the world matched, nothing of ours is relayed.
-    allowed = _methods_here()
+    allowed = guard.methods_here()
     if as_json:
         return http.http_failure(MethodNotAllowed(valid_methods=allowed) if allowed else NotFound())
     response = _message_page(405 if allowed else 404, "Nothing here", "There is no page at this address.")
     if allowed:
         response.headers["Allow"] = ", ".join(allowed)
     return response
-
-
-def _methods_here() -> list[str]:
-    adapter = current_app.create_url_adapter(request)
-    found: list[str] = []
-    if adapter is None:
-        return found
-    for method in METHODS:
-        with contextlib.suppress(HTTPException):
-            rule, _ = adapter.match(method=method, return_rule=True)
-            found += [method] if _within(rule.rule, AREAS) else []
-    return found
-
-
-def _check_host() -> None:
-    """While the server is bound to loopback, only names of this machine may lead here."""
-    config = http.services().config
-    if not is_loopback(config.host) or (config.trusted_proxies > 0 and config.password is not None):
-        return
-    try:
-        host = urlsplit("//" + request.host).hostname or ""
-    except (SecurityError, ValueError):
-        host = ""
-    if not is_loopback(host):
-        raise Misdirected("This server administers itself under localhost, 127.0.0.1 or [::1] only.")
 
 
 def _logged_in() -> bool:
@@ -190,9 +125,9 @@ def _check_change() -> None:
     A Bearer token is never sent by a browser on its own, so a call with one needs nothing else.
     """
     session: Session | None = g.session
-    if request.method in SAFE_METHODS or (session is not None and session.kind is SessionKind.BEARER):
+    if request.method in guard.SAFE_METHODS or (session is not None and session.kind is SessionKind.BEARER):
         return
-    _check_origin()
+    guard.check_origin()
     if session is None:
         _check_declared()
         return
@@ -205,32 +140,9 @@ def _check_change() -> None:
         )
 
 
-def _check_origin() -> None:
-    """Raises Forbidden for a change that the browser says another site makes. Without a browser there is nothing."""
-    if request.method in SAFE_METHODS:
-        return
-    site = request.headers.get("Sec-Fetch-Site")
-    origin = request.headers.get("Origin")
-    from_here = origin is None or _same_host(origin)
-    if not (from_here if site is None else site in ("same-origin", "none")):
-        raise Forbidden("Changes from pages of another origin are refused.", code="cross_origin")
-
-
-def _same_host(origin: str) -> bool:
-    """The scheme is left out: behind a proxy that ends TLS this server does not see it."""
-    try:
-        theirs, ours = urlsplit(origin), urlsplit("//" + request.host)
-        default = {"https": 443, "http": 80}.get(theirs.scheme)
-        if default is None or theirs.hostname is None or theirs.hostname != ours.hostname:
-            return False
-        return (theirs.port or default) == (ours.port or default)
-    except (SecurityError, ValueError):
-        return False
-
-
 def _check_declared() -> None:
     # Without a password no token can be asked for; a form of another site cannot declare JSON.
-    if _in(JSON_AREAS):
+    if guard.is_in(guard.JSON_AREAS):
         http.require_json()
 
 
@@ -305,7 +217,7 @@ def safe_next(target: str) -> str:
     clean = target.isprintable() and "\\" not in target and not parts.scheme and not parts.netloc
     lowered = parts.path.lower()
     straight = ".." not in lowered and "%2e" not in lowered and "%2f" not in lowered and "//" not in lowered
-    inside = _within(parts.path, ("/middleware",)) and not _within(parts.path, ("/middleware/api",))
+    inside = guard.within(parts.path, ("/middleware",)) and not guard.within(parts.path, ("/middleware/api",))
     return target if clean and straight and inside else HOME
 
 
@@ -408,11 +320,11 @@ def api_session() -> AnyResponse:
 
 
 def _show(error: MiddlewareError) -> AnyResponse:
-    return http.failure(error) if _in(JSON_AREAS) else _page_of(error)
+    return http.failure(error) if guard.is_in(guard.JSON_AREAS) else _page_of(error)
 
 
 def _show_http(error: HTTPException) -> AnyResponse:
-    if _in(JSON_AREAS):
+    if guard.is_in(guard.JSON_AREAS):
         return http.http_failure(error)
     return _message_page(error.code or 500, error.name, error.description or "")
 

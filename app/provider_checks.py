@@ -22,7 +22,15 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _RESERVED = frozenset({DEMO_NAME, "v1", "v1beta", "api", "middleware", "static", "mcp", "metrics", "health"})
 #: Headers that the gateway itself writes.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "cookie", "accept-encoding"})
-_METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "169.254.169.254", "100.100.100.200"})
+_METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "instance-data", "instance-data.ec2.internal"})
+_METADATA_ADDRESSES = frozenset(
+    ipaddress.ip_address(text) for text in ("169.254.169.254", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
+)
+#: Written out, so that no other spelling of a name or an address reaches a resolver (RFC 3490 folds many characters).
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_AS_A_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9]+))*\.?")
+#: NAT64 (RFC 6052), its local form (RFC 8215), and the old IPv4-compatible addresses, of which only `::1` is in use.
+_IPV4_INSIDE = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
 MAX_ITEMS = 200
 MAX_TEXT = 500
 
@@ -108,10 +116,20 @@ def _forbidden_host(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         # "2130706433", "0x7f.1", "127.1": not a name, and not an address as one writes it.
-        return bool(re.fullmatch(r"(0[xX][0-9a-fA-F]+|[0-9]+)(\.(0[xX][0-9a-fA-F]+|[0-9]+))*\.?", host))
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return _AS_A_NUMBER.fullmatch(host) is not None or _HOST_NAME.fullmatch(host) is None
+    if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA_ADDRESSES:
         return True
-    return address.is_link_local or address.is_multicast or address.is_unspecified
+    if isinstance(address, ipaddress.IPv6Address):
+        return _carries_ipv4(address)
+    return address.is_reserved or address.packed[0] == 0
+
+
+def _carries_ipv4(address: ipaddress.IPv6Address) -> bool:
+    """An address inside an address, which no base URL needs."""
+    if address.is_loopback:
+        return False
+    inside = address.ipv4_mapped or address.sixtofour or address.teredo
+    return inside is not None or any(address in network for network in _IPV4_INSIDE)
 
 
 def _formats(field: str, value: Any) -> list[str]:

@@ -26,6 +26,13 @@ REDACTED = "[redacted]"
 _START = r"(?:(?<![\w+-])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f][0-9A-Fa-f]))"
 
 
+#: JSON escapes (RFC 8259, section 7), and percent-encoded characters that need no encoding (RFC 3986, section 2.3).
+_ESCAPED = re.compile(
+    r"(?P<before>(?<!\\)(?:\\\\)*)\\(?:u00(?P<json>[2-7][0-9A-Fa-f])|(?P<slash>/))"
+    r"|%(?P<url>2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _KeyShape:
     """
@@ -100,14 +107,31 @@ class Redactor:
         self._index = _index(values)
 
     def text(self, text: str) -> str:
-        """`text` without secrets; `text` itself when there is none in it."""
-        return _without_key_shapes(_without_known(text, self._index))
+        """
+        `text` without secrets; `text` itself when there is none in it. Where one is spelt with escapes of JSON or of
+        URLs, characters that need none come out plain.
+        """
+        index = self._index
+        redacted = _without_key_shapes(_without_known(text, index))
+        if _ESCAPED.search(redacted) is None:
+            return redacted
+        plain = _ESCAPED.sub(_unescaped, redacted)
+        found = _without_key_shapes(_without_known(plain, index))
+        return redacted if found == plain else found
 
     def data(self, data: bytes) -> bytes:
         """`data` without secrets; `data` itself when there is none in it."""
         text = data.decode("utf-8", "surrogateescape")
         redacted = self.text(text)
         return data if redacted is text else redacted.encode("utf-8", "surrogateescape")
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    if match["url"]:
+        return chr(int(match["url"], 16))
+    character = "/" if match["slash"] else chr(int(match["json"], 16))
+    # A quote or a backslash would change what the JSON around it says.
+    return match[0] if character in '"\\\x7f' else match["before"] + character
 
 
 def _index(values: Iterable[str]) -> _Index:

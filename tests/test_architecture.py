@@ -18,7 +18,9 @@ LAYERS = [
     {
         "app.proxy.admission",
         "app.proxy.attempts",
+        "app.proxy.body",
         "app.proxy.book",
+        "app.proxy.collation",
         "app.proxy.cors",
         "app.proxy.deadlines",
         "app.proxy.decoding",

@@ -560,3 +560,4 @@ def test_the_style_sheet_needs_no_login_and_may_be_cached(locked: Middleware) ->
     assert answer.status_code == 200
     assert answer.mimetype == "text/css"
     assert "no-store" not in answer.headers.get("Cache-Control", "")
+    answer.close()

@@ -194,7 +194,7 @@ class AnthropicMessages(Format):
         return {"type": "error", "error": detail, "request_id": request_id}
 
     @override
-    def error_event(self, call: Call | None, error: MiddlewareError, request_id: str) -> bytes:
+    def error_event(self, call: Call | None, error: MiddlewareError, request_id: str, *, begun: bool = True) -> bytes:
         return sse.encode(json_body.dumps(self.error_body(error, request_id)), "error")
 
     @override

@@ -251,8 +251,12 @@ class Format(ABC):
         """The error in this dialect's shape; carries the code, the sentence and the request id."""
 
     @abstractmethod
-    def error_event(self, call: Call | None, error: MiddlewareError, request_id: str) -> bytes:
-        """The same as an event inside a stream that has begun (framing included)."""
+    def error_event(self, call: Call | None, error: MiddlewareError, request_id: str, *, begun: bool = True) -> bytes:
+        """
+        The same as the last event of a stream (framing included).
+
+        begun -- an event went before it, which matters where events stand in an array
+        """
 
     @abstractmethod
     def is_error_body(self, body: bytes) -> bool:

@@ -314,7 +314,14 @@ class OpenAiFormat(Format):
     def error_body(self, error: MiddlewareError, request_id: str) -> Json:
         return {"error": error_fields(error, request_id)}
 
-    def error_event(self, call: Call | None, error: MiddlewareError, request_id: str) -> bytes:  # noqa: ARG002
+    def error_event(
+        self,
+        call: Call | None,  # noqa: ARG002
+        error: MiddlewareError,
+        request_id: str,
+        *,
+        begun: bool = True,  # noqa: ARG002
+    ) -> bytes:
         return sse.encode(json_body.dumps(self.error_body(error, request_id)))
 
     def is_error_body(self, body: bytes) -> bool:

@@ -134,7 +134,14 @@ class OpenAiResponses(OpenAiFormat):
 
     # -- errors -----------------------------------------------------------------------------------
 
-    def error_event(self, call: Call | None, error: MiddlewareError, request_id: str) -> bytes:
+    def error_event(
+        self,
+        call: Call | None,
+        error: MiddlewareError,
+        request_id: str,
+        *,
+        begun: bool = True,  # noqa: ARG002
+    ) -> bytes:
         """
         An `error` event, then `response.failed`, as the API does it: the SDK raises at the first, Codex reads the
         second.

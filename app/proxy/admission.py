@@ -147,5 +147,5 @@ def _refuse_blocked_agents(visitor: Visitor, settings: Settings) -> None:
 
 def _refuse_large(visitor: Visitor, max_bytes: int) -> None:
     length = visitor.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > max_bytes:
+    if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
         raise too_large(max_bytes)

@@ -37,6 +37,7 @@ _FAMILY_BY_FORMAT = {
 }
 #: What a path may hold unquoted: RFC 3986 section 3.3, less what our model names never need.
 _PATH_SAFE = "/:@-._~!$'()*+,="
+_NO_KEY = (AllKeysResting, NoKeys, ModelNotFound)
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
@@ -110,11 +111,14 @@ class Attempts:
         )
         try:
             return self._gateway.keys.acquire(wanted, now)
-        except (AllKeysResting, NoKeys, ModelNotFound) as error:
+        except _NO_KEY as error:
             if not self._may_repeat_the_only_key():
                 raise self._closing_error(error) from error
         self._tried.clear()
-        return self._gateway.keys.acquire(replace(wanted, excluding=frozenset()), now)
+        try:
+            return self._gateway.keys.acquire(replace(wanted, excluding=frozenset()), now)
+        except _NO_KEY as error:
+            raise self._closing_error(error) from error
 
     def _may_repeat_the_only_key(self) -> bool:
         """A provider's hiccup with one key in play: that key may try once more, there is nowhere else to go."""
@@ -203,7 +207,7 @@ class Attempts:
         verdict = judge(family, failure, self.candidate.model, wall_now)
         self._gateway.keys.failed(self.lease, verdict, now, failure.status)
         self._note(
-            failure.status, verdict.action.value, now, verdict.reason or failure.error, verdict.message or message
+            failure.status, verdict.action.value, now, verdict.reason or failure.error, message or verdict.message
         )
         self.last = (failure, verdict)
         if self._exhausted(verdict, failure):

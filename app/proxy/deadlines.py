@@ -4,6 +4,7 @@ What the clock can bring to an exchange, and when. Pure: all instants are monoto
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 from app.formats.base import Operation
@@ -11,6 +12,8 @@ from app.settings import Settings
 
 #: How long to wait, after the last byte for the caller, for the end of the upstream's framing.
 LINGER_S = 0.25
+#: How long a stream whose answer is complete may stay silent: only its terminator or its usage can be missing.
+FINISHED_SILENCE_S = 5.0
 
 
 class State(Enum):
@@ -35,6 +38,19 @@ class Due(Enum):
     BEAT = "beat"
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """
+    started   -- the caller got the head of an answer
+    beats     -- white space may be sent between its events
+    finished  -- a stream that has told its end already
+    """
+
+    started: bool
+    beats: bool = False
+    finished: bool = False
+
+
 class Deadlines:
     """
     One for each exchange.
@@ -49,12 +65,17 @@ class Deadlines:
         self._settings = settings
         self._expires = now + settings.request_timeout
         self._heard_at = now
+        self._answered_at = now
         self._spoke_at = now
         self._lingers_until = now
 
     def heard(self, now: float) -> None:
         """The upstream gave a sign of life, or was just asked."""
         self._heard_at = now
+
+    def answered(self, now: float) -> None:
+        """The upstream's answer has begun."""
+        self._heard_at = self._answered_at = now
 
     def spoke(self, now: float) -> None:
         """The caller got a byte."""
@@ -63,27 +84,28 @@ class Deadlines:
     def linger(self, now: float) -> None:
         self._lingers_until = now + LINGER_S
 
-    def next(self, state: State, *, started: bool, beats: bool) -> float | None:
+    def next(self, state: State, pace: Pace) -> float | None:
         """The earliest instant at which something is due, None when nothing can be."""
-        return min((at for _, at in self._instants(state, started, beats)), default=None)
+        return min((at for _, at in self._instants(state, pace)), default=None)
 
-    def due(self, state: State, now: float, *, started: bool, beats: bool) -> Due | None:
+    def due(self, state: State, now: float, pace: Pace) -> Due | None:
         """What is due now, the most important first."""
-        ripe = [due for due, at in self._instants(state, started, beats) if at <= now]
+        ripe = [due for due, at in self._instants(state, pace) if at <= now]
         return next((due for due in Due if due in ripe), None)
 
-    def _instants(self, state: State, started: bool, beats: bool) -> list[tuple[Due, float]]:
+    def _instants(self, state: State, pace: Pace) -> list[tuple[Due, float]]:
         if state is State.LINGER:
             return [(Due.LINGERED, self._lingers_until)]
-        found = [] if started else [(Due.EXPIRED, self._expires)]
+        found = [] if pace.started else [(Due.EXPIRED, self._expires)]
         if state is State.WAIT:
             found.append((Due.RETRY, self.retry_at))
         elif state in (State.HEAD, State.ERROR):
             found.append((Due.NO_FIRST_BYTE, self._heard_at + self._patience_s()))
         elif state is State.ANSWER:
-            found.append((Due.SILENCE, self._heard_at + self._settings.streaming_timeout))
-            if beats and self._settings.heartbeat_interval > 0:
-                since = self._spoke_at if started else self._heard_at
+            patience_s = FINISHED_SILENCE_S if pace.finished else self._settings.streaming_timeout
+            found.append((Due.SILENCE, self._heard_at + patience_s))
+            if pace.beats and self._settings.heartbeat_interval > 0:
+                since = self._spoke_at if pace.started else self._answered_at
                 found.append((Due.BEAT, since + self._settings.heartbeat_interval))
         return found
 

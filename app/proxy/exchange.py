@@ -18,7 +18,7 @@ from app.proxy.admission import Visitor
 from app.proxy.attempts import Attempts, Next, RelayLast
 from app.proxy.book import Book
 from app.proxy.cors import preflight
-from app.proxy.deadlines import Deadlines, Due, State
+from app.proxy.deadlines import Deadlines, Due, Pace, State
 from app.proxy.events import (
     ClientGone,
     CloseUpstream,
@@ -104,7 +104,7 @@ class Exchange:
             step()
         except MiddlewareError as error:
             self._fail(error)
-        self.deadline = None if self.done else self._deadlines.next(self._state, **self._pace())
+        self.deadline = None if self.done else self._deadlines.next(self._state, self._pace())
         return out
 
     # -- the request ------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Exchange:
         if self._state is not State.HEAD:
             return
         attempts, call = _need(self._attempts), _need(self.call)
-        self._deadlines.heard(self._now)
+        self._deadlines.answered(self._now)
         incoming = self._incoming = Incoming(event, head_only=self._visitor.head.method == "HEAD")
         self._state = State.ERROR if incoming.refused else State.ANSWER
         progress = incoming.begin(
@@ -302,6 +302,8 @@ class Exchange:
 
     def _fail(self, error: MiddlewareError) -> None:
         """An error of ours, before or after the first byte."""
+        if self._attempts is not None:
+            self._attempts.abandoned(self._now)
         if self._outlet.started:
             self._cut(error, "internal_error" if error.code == "internal_error" else "upstream_error")
             return
@@ -314,8 +316,9 @@ class Exchange:
         """End an answer that has begun: in-band where it streams events, and visibly incomplete."""
         self._close_upstream()
         self._settle()
-        if error is not None and self._streams_events():
-            self._outlet.error_event(self.call, error, self._now)
+        events = self._events()
+        if error is not None and events is not None:
+            self._outlet.error_event(self.call, error, self._now, begun=events.begun)
         self._book.record.error_code = error.code if error is not None else outcome
         self._outlet.abort()
         self._over(outcome)
@@ -331,13 +334,12 @@ class Exchange:
         self._close_upstream()
         if self._state is not State.LINGER:
             self._settle()
-            self._book.record.status = 499
+            if not self._outlet.started:
+                self._book.answered(499)
         self._over("client_gone")
 
     def _on_drain(self, _event: Drain) -> None:
         error = admission.shutting_down()
-        if self._attempts is not None:
-            self._attempts.abandoned(self._now)
         if self._state is State.LINGER:
             self._when_lingered()
         elif self._outlet.started:
@@ -347,14 +349,19 @@ class Exchange:
 
     # -- time -----------------------------------------------------------------------------------------
 
-    def _streams_events(self) -> bool:
-        return self._incoming is not None and isinstance(self._incoming.reader, StreamReader)
+    def _events(self) -> StreamReader | None:
+        """The reader, where the answer is a stream of events."""
+        reader = self._incoming.reader if self._incoming is not None else None
+        return reader if isinstance(reader, StreamReader) else None
 
-    def _pace(self) -> dict[str, bool]:
-        return {"started": self._outlet.started, "beats": self._streams_events()}
+    def _pace(self) -> Pace:
+        events = self._events()
+        if events is None:
+            return Pace(started=self._outlet.started)
+        return Pace(started=self._outlet.started, beats=events.between_events, finished=events.finished)
 
     def _on_tick(self, _event: Tick) -> None:
-        due = self._deadlines.due(self._state, self._now, **self._pace())
+        due = self._deadlines.due(self._state, self._now, self._pace())
         if due is not None:
             _WHEN_DUE[due](self)
 
@@ -371,7 +378,10 @@ class Exchange:
         self._attempt_failed(Failure(Phase.SEND, 0, {}, b"", "first_byte_timeout"))
 
     def _when_silent(self) -> None:
-        if self._outlet.started:
+        events = self._events()
+        if events is not None and events.finished:
+            self._progress(events.end())
+        elif self._outlet.started:
             self._cut(UpstreamTimeout("The provider fell silent (setting streaming_timeout)."), "upstream_cut")
         else:
             self._progress(_need(self._incoming).silent())

@@ -35,6 +35,7 @@ class Incoming:
         self.refused = not 200 <= head.status < 300
         self.reader: Reader = RawReader()
         self._head_only = head_only
+        self._clean: Callable[[bytes], bytes] = bytes
         self._decoder: Decoder | None = None
         self._error = bytearray()
 
@@ -42,6 +43,7 @@ class Incoming:
         self, call: Call, *, max_buffered: int, rename: str | None, strip_usage: bool, clean: Callable[[bytes], bytes]
     ) -> Progress:
         """What the head alone decides."""
+        self._clean = clean
         encoding = self.headers.get("content-encoding", "")
         if self.refused:
             self._decoder = _tolerant(encoding)
@@ -105,8 +107,11 @@ class Incoming:
             self.reader.settle()
 
     def answer_headers(self) -> Headers:
-        """The headers that the caller gets."""
+        """The headers that the caller gets. One that holds a secret stays here."""
         headers = for_client(self.headers)
+        values = "\n".join(value for _, value in headers).encode("latin-1", "replace")
+        if self._clean(values) != values:
+            headers = [(name, value) for name, value in headers if self._is_clean(value)]
         if self.reader.content_type is not None:
             headers = [(name, value) for name, value in headers if name.lower() != "content-type"]
             headers.append(("Content-Type", self.reader.content_type))
@@ -114,11 +119,15 @@ class Incoming:
             headers += [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
         return headers
 
+    def _is_clean(self, value: str) -> bool:
+        data = value.encode("latin-1", "replace")
+        return self._clean(data) == data
+
     def named_length(self) -> int | None:
         """The body's length where the upstream named one and the bytes pass as they are."""
         length = self.headers.get("content-length", "")
         changed = "content-encoding" in self.headers or isinstance(self.reader, StreamReader)
-        return int(length) if length.isdigit() and not changed and self.reader.content_type is None else None
+        return int(length) if _is_number(length) and not changed and self.reader.content_type is None else None
 
     def _error_complete(self) -> Progress:
         try:
@@ -126,6 +135,10 @@ class Incoming:
         except DecodingFailed:
             body = b""
         return Progress(failure=Failure(Phase.HEAD, self.status, self.headers, body))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _tolerant(encoding: str) -> Decoder | None:

@@ -63,9 +63,9 @@ class Outlet:
         body = json_body.dumps(self._visitor.dialect.error_body(error, self._visitor.request_id))
         self.whole(error.status, [("Content-Type", "application/json"), *retry_headers(error)], body, now)
 
-    def error_event(self, call: Call | None, error: MiddlewareError, now: float) -> None:
-        """The same inside a stream that has begun."""
-        self.data(self._visitor.dialect.error_event(call, error, self._visitor.request_id), now)
+    def error_event(self, call: Call | None, error: MiddlewareError, now: float, *, begun: bool) -> None:
+        """The same inside a stream whose head is out. `begun`: an event of it is out too."""
+        self.data(self._visitor.dialect.error_event(call, error, self._visitor.request_id, begun=begun), now)
 
     def _own_headers(self) -> Headers:
         headers: Headers = []
@@ -95,9 +95,11 @@ def relayed_retry_headers(upstream: Mapping[str, str]) -> Headers:
     """The same for an upstream's error that goes to the caller, its wait cut to what clients bear."""
     headers: Headers = []
     wait = upstream.get("retry-after", "")
-    if wait.isdigit():
-        headers.append(("Retry-After", str(min(MAX_RETRY_AFTER_S, int(wait[:9])))))
-    too_long = wait.isdigit() and int(wait[:9]) > MAX_RETRY_AFTER_S
+    # There are digits beyond ASCII, and not all of them are numbers.
+    wait_s = int(wait[:9]) if wait.isascii() and wait.isdigit() else None
+    if wait_s is not None:
+        headers.append(("Retry-After", str(min(MAX_RETRY_AFTER_S, wait_s))))
+    too_long = wait_s is not None and wait_s > MAX_RETRY_AFTER_S
     if too_long or upstream.get("x-should-retry", "").lower() == "false":
         headers.append(("x-should-retry", "false"))
     return headers

@@ -12,7 +12,7 @@ Until `committed`, a failure can still be cured by another attempt: nothing has 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import orjson
@@ -117,7 +117,7 @@ class StreamReader(Reader):
             if progress.failure is not None or progress.ending is not Ending.OPEN:
                 return progress
         if self._closed and self.finished:
-            self._finish(self._splitter.rest(), progress)
+            self._finish(_array_end(self._splitter.rest()), progress)
         return progress
 
     def end(self) -> Progress:
@@ -131,7 +131,7 @@ class StreamReader(Reader):
         if not self.finished or (self._array and not self._closed and not self._bare):
             return self._unfinished(progress)
         if self._array:
-            self._finish(rest if self._closed else b"]", progress)
+            self._finish(_array_end(rest) if self._closed else b"]", progress)
         else:
             self._finish(b"" if self._watcher.state.terminated else self._format.terminator(self._call), progress)
         return progress
@@ -199,6 +199,13 @@ class StreamReader(Reader):
         self.resource_ids = list(self._watcher.state.resource_ids)
 
 
+def _array_end(rest: bytes) -> bytes:
+    """The bracket that closes an array, with the white space around it and nothing that follows."""
+    end = rest.find(b"]") + 1
+    behind = rest[end:]
+    return rest[:end] + behind[: len(behind) - len(behind.lstrip())]
+
+
 def _is_whole(event: bytes) -> bool:
     """Whether an event without its blank line has all of its data: half an event must not go out."""
     data = data_of(event).strip()
@@ -257,15 +264,27 @@ class PlainReader(Reader):
 
     def _deliver(self, answer: Json | None, body: bytes) -> Progress:
         self.body = body
+        made = answer if answer is not None else self._made(body)
+        if made is not None:
+            self.resource_ids = self._format.resource_ids(self._call, made)
         if answer is not None:
             self.usage = self._format.usage(answer)
-            self.resource_ids = self._format.resource_ids(self._call, answer)
             if self.streams:
                 body = self._format.stream_from_answer(self._call, answer)
         if self._rename is not None:
             body = self._format.rename_model(body, self._rename)
         self.committed = True
         return Progress([body], Ending.COMPLETE)
+
+    def _made(self, body: bytes) -> Json | None:
+        """What a call that is relayed unread has made, such as a file: later requests ask for it at the same key."""
+        if self._call.match.endpoint.operation is not Operation.OTHER:
+            return None
+        try:
+            made = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return None
+        return made if isinstance(made, dict) else None
 
 
 class CollectReader(Reader):
@@ -283,7 +302,7 @@ class CollectReader(Reader):
         self._rename = rename
         self._max_bytes = max_bytes
         self._splitter = EventSplitter()
-        self._watcher = self._format.watcher(call)
+        self._watcher = self._format.watcher(_as_events(call))
         self._events: list[bytes] = []
         self._size = 0
         self.content_type = "application/json"
@@ -318,6 +337,12 @@ class CollectReader(Reader):
             body = self._format.rename_model(body, self._rename)
         self.committed = True
         return Progress([body], Ending.COMPLETE)
+
+
+def _as_events(call: Call) -> Call:
+    """The call as if it had asked for events."""
+    endpoint = replace(call.match.endpoint, framing=Framing.SSE)
+    return replace(call, match=replace(call.match, endpoint=endpoint))
 
 
 class RawReader(Reader):

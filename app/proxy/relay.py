@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from app.clock import Clock
-from app.errors import BadRequest, MiddlewareError, RequestTimeout
+from app.errors import BadRequest, MiddlewareError, Overloaded, RequestTimeout
+from app.proxy.collation import ListExchange
 from app.proxy.events import (
     Abort,
     ClientBytes,
@@ -86,7 +87,7 @@ class Relay:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: Exchange | ListExchange,
         upstreams: Upstreams,
         draining: Draining,
         clock: Clock,
@@ -109,6 +110,7 @@ class Relay:
         self._finished = False
         self._aborted = False
         self._drained = False
+        self._looked = False
         self._link: Link | None = None
 
     # -- for the route ----------------------------------------------------------------------------
@@ -176,11 +178,16 @@ class Relay:
     def _wait(self) -> None:
         now = self._clock.monotonic()
         deadline = self._exchange.deadline
-        if deadline is not None and now >= deadline:
+        overdue = deadline is not None and now >= deadline
+        link = self._link
+        # A caller that reads slowly holds this thread: what came meanwhile counts before the clock does, but only once.
+        if overdue and (link is None or link.dialling or self._looked):
+            self._looked = False
             self._feed(Tick())
             return
-        wait_ms = LONGEST_WAIT_MS if deadline is None else min(LONGEST_WAIT_MS, int((deadline - now) * 1000) + 1)
-        link = self._link
+        self._looked = overdue
+        until = LONGEST_WAIT_MS if deadline is None else int((deadline - now) * 1000) + 1
+        wait_ms = max(0, min(LONGEST_WAIT_MS, until))
         if link is not None and link.dialling:
             self._wait_for_dial(link, min(wait_ms / 1000, DIAL_CHECK_S))
             return
@@ -199,10 +206,17 @@ class Relay:
         except DialFailed as error:
             link.close()
             self._link = None
-            self._feed(UpstreamFailed(error.code, connected=False, message=str(error)))
+            if error.code == "exhausted":
+                self._give_up(Overloaded("The server is at the limit of its connections.", retry_after_s=1))
+            else:
+                self._feed(UpstreamFailed(error.code, connected=False, message=str(error)))
 
     def _poll(self, link: Link | None, wait_ms: int) -> set[int]:
         """Wait for sockets; feeds ClientGone and Drain itself, returns the descriptors that are ready."""
+        if self._draining.raised and not self._drained:
+            self._drained = True
+            self._feed(Drain())
+            return set()
         poller = select.poll()
         if link is not None:
             poller.register(link.descriptor, link.interest)
@@ -240,11 +254,11 @@ class Relay:
         except EOFError:
             self._gone()
         except TimeoutError:
-            self._refuse_body(RequestTimeout("The request's body came too slowly."))
+            self._give_up(RequestTimeout("The request's body came too slowly."))
         except OSError as error:
             late = error.errno in (errno.EAGAIN, errno.EWOULDBLOCK)
             slow = RequestTimeout("The request's body came too slowly.")
-            self._refuse_body(slow if late else BadRequest("The request's body is not framed as HTTP/1.1 asks."))
+            self._give_up(slow if late else BadRequest("The request's body is not framed as HTTP/1.1 asks."))
         else:
             self._feed(RequestBody(data))
 
@@ -254,7 +268,7 @@ class Relay:
         self._aborted = True
         self.head = self.head or ClientHead(499, [], 0)
 
-    def _refuse_body(self, error: MiddlewareError) -> None:
+    def _give_up(self, error: MiddlewareError) -> None:
         self._commands.extend(self._exchange.refuse(error, self._clock.monotonic()))
 
     def _do_send(self, command: Send) -> None:

@@ -18,8 +18,9 @@ from werkzeug.routing import BaseConverter
 from app.clock import Clock
 from app.errors import MiddlewareError
 from app.lifecycle import Lifecycle
+from app.proxy.body import read_body
+from app.proxy.collation import open_exchange
 from app.proxy.events import ClientHead, RequestHead
-from app.proxy.exchange import Exchange
 from app.proxy.gateway import Gateway
 from app.proxy.relay import Relay
 from app.proxy.upstream import Upstreams
@@ -68,6 +69,12 @@ def proxy_blueprint(edge: Edge) -> Blueprint:
     blueprint.add_url_rule(
         "/<everything:_rest>", "relay", relay, methods=list(METHODS), provide_automatic_options=False
     )
+
+    @blueprint.app_errorhandler(405)
+    def refuse_method(_error: Exception) -> Response:
+        """A method that no route has is refused by the core too, in the caller's dialect."""
+        return _answer(edge)
+
     return blueprint
 
 
@@ -75,13 +82,13 @@ def _answer(edge: Edge) -> Response:
     environ = request.environ
     now, wall = edge.clock.monotonic(), edge.clock.wall()
     in_flight = edge.metrics.begin()
-    exchange = Exchange(edge.gateway, _head(environ), now=now, wall=wall)
+    exchange = open_exchange(edge.gateway, _head(environ), now=now, wall=wall)
     relay = _Counted(
         exchange,
         edge.upstreams,
         edge.lifecycle.draining,
         edge.clock,
-        lambda max_bytes: _read_body(environ, max_bytes),
+        lambda max_bytes: read_body(environ, max_bytes),
         edge.record,
         _client_socket(environ),
         edge.buffer_bytes(),
@@ -133,25 +140,6 @@ def _head(environ: dict[str, Any]) -> RequestHead:
         if environ.get(name)
     ]
     return RequestHead(environ["REQUEST_METHOD"], target, headers, environ.get("REMOTE_ADDR") or "")
-
-
-def _read_body(environ: dict[str, Any], max_bytes: int) -> bytes:
-    """At most `max_bytes` of the body. Raises EOFError when the caller left in the middle, OSError for bad framing."""
-    stream = environ["wsgi.input"]
-    length = environ.get("CONTENT_LENGTH")
-    if not length and not environ.get("wsgi.input_terminated"):
-        return b""
-    wanted = min(int(length), max_bytes) if length else max_bytes
-    parts: list[bytes] = []
-    while wanted > 0:
-        part = stream.read(min(wanted, 1 << 20))
-        if not part:
-            break
-        parts.append(part)
-        wanted -= len(part)
-    if wanted > 0 and length:
-        raise EOFError
-    return b"".join(parts)
 
 
 def new_request_id() -> str:

@@ -7,6 +7,7 @@ DialFailed with one of the short codes of `UpstreamFailed.error`.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import select
 import socket
@@ -44,7 +45,10 @@ _METADATA = frozenset({"169.254.169.254", "fd00:ec2::254", "100.100.100.200"})
 
 
 class DialFailed(Exception):
-    """No connection. `code` is one of dns, refused, connect_timeout, tls; the message holds no secret."""
+    """
+    No connection. `code` is one of dns, refused, connect_timeout, tls, or `exhausted` where this process lacks the
+    means to make one; the message holds no secret.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -248,15 +252,20 @@ def _refuse_address(host: str) -> None:
 
 
 def _as_dial_failed(error: Exception) -> DialFailed:
+    # urllib3 keeps the system's own error as the cause.
+    if {getattr(error, "errno", None), getattr(error.__cause__, "errno", None)} & _EXHAUSTED:
+        return DialFailed("exhausted", "this process has no file descriptor or memory left for a connection")
     for kinds, code, sentence in _CODES:
         if isinstance(error, kinds):
             return DialFailed(code, sentence)
     return DialFailed("refused", "the connection was refused or broke off")
 
 
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CODES: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ((NameResolutionError, LocationParseError, socket.gaierror), "dns", "the host name does not resolve"),
+    # urllib3 derives its error of a refused connection from the one of a late connection: the order counts.
+    ((ProxyError, NewConnectionError), "refused", "the connection was refused"),
     ((ConnectTimeoutError, TimeoutError), "connect_timeout", "no connection within connect_timeout"),
     ((SSLError, ssl.SSLError, ssl.CertificateError), "tls", "TLS failed: the certificate or the protocol is not right"),
-    ((ProxyError, NewConnectionError), "refused", "the connection was refused"),
 )

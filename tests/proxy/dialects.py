@@ -4,15 +4,22 @@ The wire formats as the fault tests use them: a request, a good answer, and the 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from app.clock import Clock
+from app.config import Config
+from app.storage.database import Database
+from app.vault import Vault
 from tests import canned, canned_errors
 from tests.fake_provider import Behavior, FakeProvider, json_reply, stream
 from tests.gateway import Answer, Gateway, RawClient
@@ -173,9 +180,14 @@ class Site:
         self.provider.by_key(scripts)
 
     def set(self, **settings: Any) -> None:
-        """Live settings for this process only, also out of the ranges that people may set."""
+        """Defaults for this process, also beyond the ranges that people may set."""
         live = self.gateway.services.live_settings
-        live.current = dataclasses.replace(live.current, **settings)
+        live._base = dataclasses.replace(live._base, **settings)
+        live.refresh()
+
+    def quiet(self) -> None:
+        """Wait until nothing runs any more, so that upstream connections are back in the pool or closed."""
+        assert self.gateway.lifecycle.wait_idle(5)
 
     def states(self) -> list[str]:
         return [str(self.gateway.key(key)["status"]) for key in self.keys]
@@ -205,8 +217,21 @@ class Site:
         """Whatever happened before: the process answers, and nothing was left behind."""
         self.script()
         self.assert_good(self.ask())
+        self.quiet()
         assert self.provider.problems == []
         assert self.provider.unscripted == []
+
+
+@cache
+def _empty_database() -> Path:
+    """A folder with a migrated database and its key file: making both anew for each test takes most of its time."""
+    folder = Path(tempfile.mkdtemp(prefix="empty-database-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = Config.from_env({"DB_PATH": str(folder / "keys.db")})
+    database = Database(config.database_url)
+    database.migrate(Vault.open(config))
+    database.close()
+    return folder
 
 
 @contextmanager
@@ -226,8 +251,10 @@ def site(
     origin    -- where the provider is said to be, if not where the scripted one listens
     settings  -- live settings, stored as an administrator would store them
     """
+    shutil.copytree(_empty_database(), folder, dirs_exist_ok=True)
     time = MovingClock()
     with provider or FakeProvider() as fake:
         base = {dialect.provider: origin or fake.origin}
-        with Gateway(folder, settings=settings, verify_with=verify_with, clock=time.clock, **base) as gateway:
+        given: Json = {"environ": {"ENCRYPTION_KEY": ""}, "settings": settings, "verify_with": verify_with}
+        with Gateway(folder, clock=time.clock, **given, **base) as gateway:
             yield Site(gateway, fake, dialect, gateway.add_keys(dialect.provider, keys), time)
