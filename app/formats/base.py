@@ -223,6 +223,10 @@ class Format(ABC):
     def resource_ids(self, call: Call, answer: Json) -> list[str]:
         """Ids in this answer that a later request can refer to and that live at one key only."""
 
+    def header_resource_ids(self, headers: Mapping[str, str]) -> list[str]:  # noqa: ARG002
+        """Like `resource_ids`, for ids that only the answer's headers (lower-case names) tell."""
+        return []
+
     @abstractmethod
     def rename_model(self, data: bytes, model: str) -> bytes:
         """`data` (a plain body or one stream event) with the answering model's name replaced by `model`."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 from typing_extensions import override
@@ -32,6 +32,7 @@ from app.formats.base import (
     Json,
     Match,
     Operation,
+    SessionHint,
     StreamWatcher,
     Usage,
 )
@@ -139,6 +140,7 @@ class Gemini(Format):
         operation = match.endpoint.operation
         if operation not in _PARSED:
             hints = gemini_state.hints(None, headers, match.path, body)
+            hints = (*(SessionHint(key, bound=True) for key in gemini_state.upload_keys(query)), *hints)
             stream = operation is Operation.OTHER and parameters.get("stream") == "true"
             return Call(match, body, None, _bare_name(match.model), stream, hints)
         json = json_body.parse_object(body)
@@ -200,6 +202,10 @@ class Gemini(Format):
         if _is_about_interactions(call.match):
             return gemini_interactions.resource_keys(answer)
         return [*gemini_state.resource_keys(answer), *gemini_state.answer_keys(answer)]
+
+    @override
+    def header_resource_ids(self, headers: Mapping[str, str]) -> list[str]:
+        return gemini_state.upload_keys(urlsplit(headers.get("x-goog-upload-url", "")).query)
 
     @override
     def rename_model(self, data: bytes, model: str) -> bytes:

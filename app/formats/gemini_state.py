@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
+from urllib.parse import parse_qs
 
 from app.formats import json_body
 from app.formats.base import Json, SessionHint
@@ -83,6 +84,15 @@ def path_keys(path: str) -> list[str]:
     """Return the hint key of the resource that an URL path is about."""
     resource = _IN_PATH.match(path)
     return [key_of(resource[1])] if resource else []
+
+
+def upload_keys(query: str) -> list[str]:
+    """
+    The key of a resumable upload: all its parts must go to the project that began it.
+
+    Source: https://ai.google.dev/api/files
+    """
+    return [f"upload:{_digest(upload)}" for upload in parse_qs(query).get("upload_id", [])[:1]]
 
 
 def hints(json: Json | None, headers: Mapping[str, str], path: str, body: bytes) -> tuple[SessionHint, ...]:

@@ -287,7 +287,8 @@ class Exchange:
         reader = incoming.reader
         self._book.used(reader.usage)
         if attempts.lease is not None:
-            for hint in [hint.key for hint in call.hints] + reader.resource_ids:
+            made = reader.resource_ids + call.match.format.header_resource_ids(incoming.headers)
+            for hint in [hint.key for hint in call.hints] + made:
                 self._gateway.keys.remember(attempts.lease.provider, hint, attempts.lease.key_id, self._now)
         content_type = incoming.headers.get("content-type", "application/json")
         self._model_lists.keep(call, attempts.candidate.provider.name, content_type, reader.body, self._now)

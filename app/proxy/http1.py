@@ -139,7 +139,9 @@ class AnswerParser:
 
 
 def request_bytes(send: Send) -> bytes:
-    """The head of a request, ready to write. Raises ValueError for a header that would break the framing."""
+    """The head of a request, ready to write. Raises ValueError for a target or a header that would break the framing."""
+    if any(character <= " " or character == "\x7f" for character in send.target):
+        raise ValueError("the target holds a space or a control character")
     lines = [f"{send.method} {send.target} HTTP/1.1", *_header_lines(send.headers), "", ""]
     return "\r\n".join(lines).encode("latin-1")
 

@@ -21,8 +21,8 @@ from tests.fake_provider import (
     close,
     deflate_body,
     encoded_body,
-    gzip_bomb,
     gzip_body,
+    gzip_bomb,
     head,
     json_reply,
     pieces,
@@ -37,6 +37,7 @@ from tests.proxy.dialects import BOTH_WAYS, CHAT, GEMINI, MESSAGES, PLAIN, Diale
 
 JSON = {"Content-Type": "application/json"}
 MIB = 1 << 20
+_BOMB = gzip_bomb(128 * MIB)
 
 
 @pytest.fixture(params=BOTH_WAYS, ids=str)
@@ -206,12 +207,11 @@ def test_f23_gzip_without_its_end_rotates_although_the_length_is_right(tmp_path:
 
 @pytest.mark.parametrize("way", [CHAT, streamed(CHAT), streamed(MESSAGES), GEMINI], ids=str)
 def test_f23_a_gzip_bomb_is_a_502_and_costs_little_memory(tmp_path: Path, way: Dialect) -> None:
-    bomb = gzip_bomb(1024 * MIB)
     with site(tmp_path, way) as here:
         here.script()
         here.assert_good(here.ask())
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        here.script(bomb, bomb)
+        here.script(_BOMB, _BOMB)
 
         answer = here.ask()
 

@@ -195,14 +195,29 @@ def test_embeddings_arrive_as_numbers_where_they_are_asked_for(stage: Stage, cli
     assert answer.data[0].embedding == canned.VECTOR
 
 
-def test_models_are_listed_and_retrieved(stage: Stage, client: openai.OpenAI) -> None:
+def test_models_of_one_provider_are_listed_and_retrieved(stage: Stage) -> None:
     stage.upstream.answers(
         json_reply(canned.openai_models("gpt-a", "gpt-b")),
         json_reply(canned.openai_models("gpt-a")["data"][0]),
     )
-    assert [model.id for model in client.models.list()] == ["gpt-a", "gpt-b"]
-    assert client.models.retrieve("gpt-a").id == "gpt-a"
+    with openai.OpenAI(base_url=f"{stage.origin}/openai/v1", api_key=UNUSED, max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["gpt-a", "gpt-b"]
+        assert client.models.retrieve("gpt-a").id == "gpt-a"
     assert [received.path for received in stage.upstream.received] == ["/v1/models", "/v1/models/gpt-a"]
+
+
+def test_the_list_of_models_holds_those_of_every_provider_that_speaks_the_format(
+    stage: Stage, client: openai.OpenAI
+) -> None:
+    stage.upstream.by_key(
+        {
+            stage.keys["openai"][0]: json_reply(canned.openai_models("gpt-a")),
+            stage.keys["gemini"][0]: json_reply(canned.openai_models("gemini-a")),
+        }
+    )
+    listed = client.models.with_raw_response.list()
+    assert {model.id for model in listed.parse()} == {"gpt-a", "gemini-a"}
+    assert listed.headers["x-request-id"] == stage.gateway.records()[-1]["request_id"]
 
 
 def test_files_are_listed_uploaded_and_read_with_one_key(stage: Stage, client: openai.OpenAI) -> None:
