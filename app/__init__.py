@@ -51,6 +51,7 @@ def create_app(config: Config, *, clock: Clock | None = None, verify_with: str |
     app.url_map.merge_slashes = False
     app.extensions["middleware"] = parts.services
     app.extensions["middleware_lifecycle"] = parts.lifecycle
+    app.extensions["middleware_edge"] = parts.edge
     for blueprint in (auth_bp, api_bp, pages_bp, health_bp, proxy_blueprint(parts.edge)):
         app.register_blueprint(blueprint)
     if config.trusted_proxies:

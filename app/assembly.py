@@ -16,7 +16,9 @@ from app.config import Config
 from app.context import Services
 from app.demo import DEMO_KEYS
 from app.demonstration import Demonstration
+from app.edge import Edge
 from app.health import Health
+from app.keys.base import Status
 from app.keys.manager import KeyManager
 from app.keys.states import Change
 from app.lifecycle import FLUSH_S, Lifecycle
@@ -27,7 +29,7 @@ from app.providers import DEMO_NAME
 from app.proxy.adapters import ClientDoor, ModelCache, RequestLimits, RouteExplainer
 from app.proxy.gateway import Gateway
 from app.proxy.relay import Draining
-from app.proxy.routes import Edge, new_request_id
+from app.proxy.routes import new_request_id
 from app.proxy.upstream import PoolLimits, Upstreams
 from app.redaction import Redactor
 from app.retention import INTERVAL_S, Retention
@@ -149,7 +151,7 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
     config, keys, providers = services.config, services.keys, services.providers
     services.live_settings.subscribe(lambda settings: logs.set_level(settings.log_level))
     logs.set_level(services.live_settings.current.log_level)
-    services.metrics.watch_keys(keys.states)
+    services.metrics.watch_keys(lambda: _real_key_states(services))
     services.metrics.watch_writer(lambda: services.writer.waiting, lambda: services.writer.dropped)
     keys.subscribe(lambda change: _tell(services.usage, change))
 
@@ -187,6 +189,11 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
         services.shared.close,
         lifecycle.draining.close,
     ]
+
+
+def _real_key_states(services: Services) -> dict[str, dict[Status, int]]:
+    """Without the demonstration's keys, which never serve beside real ones: an alarm on too few must not count them."""
+    return {provider: counts for provider, counts in services.keys.states().items() if provider != DEMO_NAME}
 
 
 def _tell(usage: UsageStore, change: Change) -> None:

@@ -28,7 +28,9 @@ KEY_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 BASE_URL_VARIABLES: Final[Mapping[str, str]] = {kind: f"{kind.upper()}_BASE_URL" for kind in KEY_VARIABLES}
 #: Values from tutorials that everyone knows: refused in production.
-WEAK_SECRETS: Final = frozenset({"secret", "admin123"})
+WEAK_SECRETS: Final = frozenset(
+    ("secret", "admin123", "admin", "password", "changeme", "change-me", "change_me", "letmein", "123456", "12345678")
+)
 
 DATABRICKS_PATH: Final = "/serving-endpoints/databricks-claude-sonnet-4-5/invocations"
 AZURE_ANTHROPIC_VERSION: Final = "2023-06-01"
@@ -52,6 +54,7 @@ class Config:
     key_file            -- beside the SQLite file, else in `data`; None when there is an `encryption_key`
     environment         -- `production` or `development`
     workers, threads    -- processes, and threads in each
+    driver              -- `threads` or `loop`: what carries the proxied calls
     provider_keys       -- provider kind -> upstream keys from the environment
     provider_base_urls  -- provider kind -> origin without version path
     setting_overrides   -- live setting -> its value as text, already checked
@@ -75,6 +78,7 @@ class Config:
     log_level: str
     workers: int
     threads: int
+    driver: str
     graceful_timeout_s: float
     provider_keys: Mapping[str, tuple[str, ...]] = field(repr=False)
     provider_base_urls: Mapping[str, str]
@@ -241,6 +245,7 @@ def _build(read: _Reader) -> Config:
         log_level=overrides.get("log_level", "INFO"),
         workers=read.integer("WEB_CONCURRENCY", 1, 1, 64),
         threads=read.integer("THREADS", 64, 1, 1000),
+        driver=read.choice("DRIVER", "threads", ("threads", "loop")),
         graceful_timeout_s=read.integer("GRACEFUL_TIMEOUT", 30, 0, 3600),
         provider_keys=MappingProxyType({kind: read.key_list(*names) for kind, names in KEY_VARIABLES.items()}),
         provider_base_urls=MappingProxyType(
@@ -259,7 +264,7 @@ def _build(read: _Reader) -> Config:
 def _guarded_secret(read: _Reader, environment: str, warnings: list[str], *names: str) -> str | None:
     """A secret that must not be one of the values everyone knows."""
     variable, value = read.secret(*names)
-    if value is not None and value.strip() in WEAK_SECRETS:
+    if value is not None and value.strip().lower() in WEAK_SECRETS:
         if environment == "production":
             raise ConfigError(variable, "everyone knows this value; choose another, or set FLASK_ENV=development.")
         warnings.append(f"{variable} has a value that everyone knows. Production refuses it.")

@@ -33,6 +33,7 @@ The formats render these in the caller's dialect; the admin API renders them as 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -103,7 +104,13 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(MiddlewareError):
+    """`allow` are the methods that the path does have."""
+
     status, code, should_retry = 405, "method_not_allowed", False
+
+    def __init__(self, message: str, *, allow: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.allow = tuple(allow)
 
 
 class RequestTimeout(MiddlewareError):

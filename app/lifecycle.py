@@ -12,12 +12,15 @@ from app.proxy.relay import Draining
 
 #: How long the last rows may take.
 FLUSH_S = 5.0
+#: How long answers that end with an error may take to say so.
+LAST_ANSWERS_S = 2.0
 
 
 class Lifecycle:
     """
     starters, stoppers  -- called in order; a stopper must bear being called without its starter
     draining            -- raised when the grace of running streams is over
+    most_running        -- requests at once beyond which new ones are refused; None where the server sets no bound
     """
 
     def __init__(self, draining: Draining) -> None:
@@ -25,6 +28,7 @@ class Lifecycle:
         self.starters: list[Callable[[], object]] = []
         self.stoppers: list[Callable[[], object]] = []
         self.stopping = False
+        self.most_running: int | None = None
         self._lock = threading.Lock()
         self._running = 0
         self._started = False
@@ -42,9 +46,13 @@ class Lifecycle:
         return not self.stopping
 
     def enter(self) -> None:
-        """A request has begun."""
+        """A request has begun. `leave` is owed, also when it is one too many."""
         with self._lock:
             self._running += 1
+
+    def is_overfull(self) -> bool:
+        """Whether more requests run than may: the last one to enter has to go."""
+        return self.most_running is not None and self._running > self.most_running
 
     def leave(self) -> None:
         with self._idle:
@@ -61,8 +69,10 @@ class Lifecycle:
             return self._idle.wait_for(lambda: self._running == 0, timeout_s)
 
     def stop(self) -> None:
-        """End everything. Harmless when called again."""
+        """End everything: answers that are still under way break off with an error. Harmless when called again."""
         self.announce()
+        self.draining.begin()
+        self.wait_idle(LAST_ANSWERS_S)
         with self._lock:
             stoppers, self.stoppers = self.stoppers, []
         for step in stoppers:

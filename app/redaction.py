@@ -13,6 +13,7 @@ RFC 7468 (PEM).
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus
@@ -100,11 +101,22 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._index = _index(secrets)
+        self._lock = threading.Lock()
+        self._replaceable = frozenset(secrets)
+        self._learned: frozenset[str] = frozenset()
+        self._index = _index(self._replaceable)
 
     def replace_secrets(self, values: Iterable[str]) -> None:
         """From now on these are the exact secrets, plain and URL-encoded; those from before are forgotten."""
-        self._index = _index(values)
+        with self._lock:
+            self._replaceable = frozenset(values)
+            self._index = _index(self._replaceable | self._learned)
+
+    def learn(self, values: Iterable[str]) -> None:
+        """These are secrets too, and stay so: for a key that may be used before the next `replace_secrets`."""
+        with self._lock:
+            self._learned |= frozenset(values)
+            self._index = _index(self._replaceable | self._learned)
 
     def text(self, text: str) -> str:
         """

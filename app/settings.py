@@ -77,7 +77,12 @@ class Settings:
         7, 1, 20, group="Retries and timeouts", help="How many further keys are tried when one fails."
     )
     request_timeout: int = setting(
-        600, 5, 3600, unit="seconds", group="Retries and timeouts", help="Longest time that a whole request may take."
+        600,
+        5,
+        3600,
+        unit="seconds",
+        group="Retries and timeouts",
+        help="Longest wait for the first byte of an answer, all attempts together; then only silence ends it.",
     )
     connect_timeout: int = setting(
         10, 1, 60, unit="seconds", group="Retries and timeouts", help="Longest wait for a connection to a provider."
@@ -292,7 +297,7 @@ def parse(name: str, raw: object) -> Value:
     """
     row = BY_NAME.get(name) if isinstance(name, str) else None
     if row is None:
-        raise BadRequest(f"There is no setting named {_shown(name)}.", code="unknown_setting", param=_shown(name))
+        raise BadRequest(f"There is no setting named {_shown(name)}.", code="unknown_setting", param=str(name)[:64])
     return _PARSERS[row.kind](row, raw)
 
 

@@ -28,8 +28,29 @@ WAIT_S = 5.0
 KEYS = {"openai": "sk-test-openai-key-%04d", "anthropic": "sk-ant-test-key-%04d", "gemini": "AIza-test-gemini-key-%04d"}
 
 
+class _Calm:
+    """A file of a socket for which a reset is the end."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return bytes(self._file.read(size))
+        except ConnectionError:
+            return b""
+
+
 class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        # Where a caller resets its connection, werkzeug would never close the answer's body.
+        self.rfile = _Calm(self.rfile)  # type: ignore[assignment]
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         return None
@@ -197,6 +218,15 @@ class RawClient:
             self._buffer += data
         end = self._buffer.index(mark) + len(mark)
         found, self._buffer = self._buffer[:end], self._buffer[end:]
+        return found
+
+    def take(self, most: int) -> bytes:
+        """At least one of the next bytes, at most so many. Raises EOFError at the end."""
+        if not self._buffer:
+            self._buffer = self.socket.recv(65536)
+            if not self._buffer:
+                raise EOFError
+        found, self._buffer = self._buffer[:most], self._buffer[most:]
         return found
 
     def head(self) -> tuple[int, dict[str, str]]:

@@ -129,6 +129,7 @@ def test_an_open_proxy_beyond_this_machine_is_warned_about():
         ("SECRET_KEY", "secret"),
         ("ADMIN_PASSWORD", "admin123"),
         ("MIDDLEWARE_PASSWORD", "admin123"),
+        ("MIDDLEWARE_PASSWORD", "ChangeMe"),
     ],
 )
 def test_secrets_that_everyone_knows_are_refused_in_production_and_warned_about_in_development(variable, value):

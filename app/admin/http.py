@@ -98,8 +98,21 @@ def _parse(raw: bytes) -> Any:
     for _depth in range(MAX_DEPTH):
         level = [child for container in level for child in _children(container)]
         if not level:
-            return value
-    raise InvalidJson(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+            break
+    else:
+        raise InvalidJson(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    # orjson keeps the last of two; which of them was meant is not ours to guess.
+    json.loads(raw, object_pairs_hook=_refuse_twice)
+    return value
+
+
+def _refuse_twice(members: list[tuple[str, Any]]) -> None:
+    """For `json.loads`, which calls it for each object."""
+    names = [name for name, _ in members]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        message = f"The request body has the member '{twice[:64]}' twice. Send it once."
+        raise BadRequest(message, code="duplicate_key", param=twice[:64])
 
 
 def _children(value: Any) -> list[Any]:

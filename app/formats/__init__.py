@@ -65,7 +65,9 @@ def match(method: str, path: str, headers: Mapping[str, str], query: str) -> Mat
     allowed = [candidate for candidate in considered if method in candidate.endpoint.methods]
     if not allowed:
         methods = sorted({each for candidate in considered for each in candidate.endpoint.methods})
-        raise MethodNotAllowed(f"This path does not answer to {method[:20]}. Use {' or '.join(methods)}.")
+        raise MethodNotAllowed(
+            f"This path does not answer to {method[:20]}. Use {' or '.join(methods)}.", allow=methods
+        )
     return next((candidate for candidate in allowed if candidate.format.family == family), allowed[0])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from typing_extensions import override
 
-from app.errors import AllKeysResting, BadRequest, InvalidMessages, MiddlewareError
+from app.errors import AllKeysResting, BadRequest, InvalidMessages, MiddlewareError, NoKeys
 from app.formats import anthropic_stream, json_body, sse
 from app.formats.base import (
     Call,
@@ -188,6 +188,9 @@ class AnthropicMessages(Format):
     @override
     def error_body(self, error: MiddlewareError, request_id: str) -> Json:
         kind = _TYPE_OF_STATUS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+        if isinstance(error, NoKeys):
+            # Claude Code asks again for minutes when it reads `overloaded_error`, whatever `x-should-retry` says.
+            kind = "api_error"
         detail: Json = {"type": kind, "message": error.message, "code": error.code}
         if isinstance(error, AllKeysResting):
             detail["wake_at"] = datetime.fromtimestamp(error.wake_at, UTC).isoformat(timespec="seconds")

@@ -18,6 +18,15 @@ DEFAULT_NAME = "Unnamed"
 DEFAULT_PROVIDER = "gemini"
 #: Fields that are columns of the same name; `key` and `status` are handled apart.
 FIELDS = ("name", "note", "provider", "group", "models", "priority")
+#: What a field is that nobody gave.
+DEFAULTS: Mapping[str, Any] = {
+    "name": DEFAULT_NAME,
+    "note": "",
+    "provider": DEFAULT_PROVIDER,
+    "group": "",
+    "models": (),
+    "priority": 1,
+}
 _MAX_TEXT_CHARS = {"name": 200, "note": 10_000, "provider": 64, "group": 128}
 _MAX_PRIORITY = 1_000_000
 _MAX_MODELS = 200

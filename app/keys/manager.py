@@ -22,7 +22,7 @@ from ..storage.writer import Writer
 from ..vault import Vault, VaultError, mask
 from . import store
 from .base import Scope, Status
-from .fields import DEFAULT_NAME, DEFAULT_PROVIDER, FIELDS, check_status, check_value, to_columns
+from .fields import DEFAULT_NAME, DEFAULT_PROVIDER, DEFAULTS, FIELDS, check_status, check_value, to_columns
 from .live import LiveKeys
 from .sessions import Sessions
 from .states import KeyState, Limit
@@ -298,25 +298,29 @@ class KeyManager(LiveKeys):
         """
         if not isinstance(rows, list):
             raise BadRequest("Send a list of keys.")
-        imported = 0
+        # Sealing takes longer than writing: nobody waits for the database meanwhile.
+        usable = [sealed for row in rows if (sealed := self._sealed_import(row)) is not None]
+        new = []
         with self._database.transaction() as connection:
-            for row in rows:
-                imported += self._import_one(connection, row)
+            known = store.load_hmacs(connection)
+            for columns, state in usable:
+                if columns["key_hmac"] not in known:
+                    known.add(columns["key_hmac"])
+                    new.append((columns, state))
+            store.insert_keys(connection, new, self._clock.wall())
         self.refresh()
-        return imported, len(rows) - imported
+        return len(new), len(rows) - len(new)
 
-    def _import_one(self, connection: Connection, row: object) -> bool:
+    def _sealed_import(self, row: object) -> tuple[dict[str, Any], StoredState] | None:
+        """All columns of an imported row that people may write; None for an unusable one."""
         if not isinstance(row, dict):
-            return False
+            return None
         try:
             value = check_value(row.get("key_value"))
-            columns = to_columns({name: row[name] for name in FIELDS if row.get(name) is not None})
+            columns = to_columns({**DEFAULTS, **{name: row[name] for name in FIELDS if row.get(name) is not None}})
         except BadRequest:
-            return False
-        if store.exists_hmac(connection, self._vault.hmac(value)):
-            return False
-        self._insert(connection, value, columns, _imported_state(row, self._clock.wall()))
-        return True
+            return None
+        return {**columns, **self._seal(value)}, _imported_state(row, self._clock.wall())
 
     def seed(self, provider: str, values: Iterable[str], *, name: str = "", note: str = "") -> int:
         """
@@ -347,10 +351,13 @@ class KeyManager(LiveKeys):
 
     def _sealed(self, connection: Connection, value: str, key_id: int | None) -> dict[str, Any]:
         """The columns that hold a value. Raises Conflict when another key has it."""
-        key_hmac = self._vault.hmac(value)
-        if store.exists_hmac(connection, key_hmac, besides=key_id):
+        columns = self._seal(value)
+        if store.exists_hmac(connection, columns["key_hmac"], besides=key_id):
             raise Conflict("Key exists.", code="key_exists", param="key")
-        return {"key_value": self._vault.encrypt(value), "key_hmac": key_hmac, "key_hint": mask(value)}
+        return columns
+
+    def _seal(self, value: str) -> dict[str, Any]:
+        return {"key_value": self._vault.encrypt(value), "key_hmac": self._vault.hmac(value), "key_hint": mask(value)}
 
 
 def _personal(status: Status, wall: float = 0.0) -> StoredState:

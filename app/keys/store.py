@@ -10,7 +10,7 @@ apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -90,12 +90,7 @@ def load_keys(connection: Connection, ids: Collection[int] | None = None) -> lis
     """The rows of these ids, or all, in the order in which they were used last."""
     if ids is None:
         return _load_keys(connection, sa.true())
-    wanted = sorted(ids)
-    return [
-        row
-        for start in range(0, len(wanted), _CHUNK)
-        for row in _load_keys(connection, keys.c.id.in_(wanted[start : start + _CHUNK]))
-    ]
+    return [row for some in _chunks(ids) for row in _load_keys(connection, keys.c.id.in_(some))]
 
 
 def _load_keys(connection: Connection, which: sa.ColumnElement[bool]) -> list[KeyRow]:
@@ -153,6 +148,11 @@ def exists_hmac(connection: Connection, key_hmac: str, besides: int | None = Non
     """Whether another key with this fingerprint is stored."""
     found = connection.execute(sa.select(keys.c.id).where(keys.c.key_hmac == key_hmac)).scalar()
     return found is not None and found != besides
+
+
+def load_hmacs(connection: Connection) -> set[str]:
+    """The fingerprints of all keys."""
+    return set(connection.execute(sa.select(keys.c.key_hmac)).scalars())
 
 
 # -- states ----------------------------------------------------------------------------------------------------
@@ -250,10 +250,21 @@ def add_counts(connection: Connection, counts: Mapping[int, tuple[int, float]]) 
 
 def insert_key(connection: Connection, values: Mapping[str, Any], state: StoredState, now: float) -> int:
     """Add a row; returns its id. The caller has checked the fingerprint in this transaction."""
-    row = {**values, **_state_values(state, now, PERSON), "created_at": now, "version": 1}
-    result = connection.execute(sa.insert(keys).values(**row))
+    result = connection.execute(sa.insert(keys).values(**_new_row(values, state, now)))
     bump(connection)
     return int(cast(tuple[int], result.inserted_primary_key)[0])
+
+
+def insert_keys(connection: Connection, rows: Iterable[tuple[Mapping[str, Any], StoredState]], now: float) -> None:
+    """Add many rows at once; each must give the same columns. The caller has checked the fingerprints."""
+    added = [_new_row(values, state, now) for values, state in rows]
+    if added:
+        connection.execute(sa.insert(keys), added)
+        bump(connection)
+
+
+def _new_row(values: Mapping[str, Any], state: StoredState, now: float) -> dict[str, Any]:
+    return {**values, **_state_values(state, now, PERSON), "created_at": now, "version": 1}
 
 
 def update_key(connection: Connection, key_id: int, values: Mapping[str, Any]) -> bool:
@@ -269,23 +280,32 @@ def set_states(connection: Connection, ids: Iterable[int], state: StoredState, n
     """A person's change of state; a healthy key loses the rests of its models too. Returns how many keys exist."""
     count = 0
     state_at = sa.case((keys.c.state_at < now, now), else_=keys.c.state_at + _TICK_S)
-    for key_id in ids:
-        values = _state_values(state, state_at, PERSON)
-        count += update_key(connection, key_id, values)
+    values = {**_state_values(state, state_at, PERSON), "version": keys.c.version + 1}
+    for some in _chunks(ids):
+        count += connection.execute(sa.update(keys).where(keys.c.id.in_(some)).values(**values)).rowcount
         if state.status is Status.HEALTHY:
-            connection.execute(sa.delete(key_model_rests).where(key_model_rests.c.key_id == key_id))
+            connection.execute(sa.delete(key_model_rests).where(key_model_rests.c.key_id.in_(some)))
+    if count:
+        bump(connection)
     return count
 
 
 def delete_keys(connection: Connection, ids: Iterable[int]) -> int:
     """Remove keys with all that belongs to them. Returns how many there were."""
     count = 0
-    for key_id in ids:
-        connection.execute(sa.delete(session_keys).where(session_keys.c.key_id == key_id))
-        count += connection.execute(sa.delete(keys).where(keys.c.id == key_id)).rowcount
+    for some in _chunks(ids):
+        connection.execute(sa.delete(session_keys).where(session_keys.c.key_id.in_(some)))
+        count += connection.execute(sa.delete(keys).where(keys.c.id.in_(some))).rowcount
     if count:
         bump(connection)
     return count
+
+
+def _chunks(ids: Iterable[int]) -> Iterator[list[int]]:
+    """The ids, sorted, in lists that fit into one statement."""
+    wanted = sorted(ids)
+    for start in range(0, len(wanted), _CHUNK):
+        yield wanted[start : start + _CHUNK]
 
 
 def remember_import(connection: Connection, key_hmac: str, now: float) -> bool:

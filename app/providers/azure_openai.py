@@ -18,11 +18,13 @@ def _path(provider: Provider, format_name: str, path: str, model: str | None) ->
     path = without_openai_layer(provider, format_name, path, model)
     if provider.base_url.endswith("/openai/v1"):
         return path.removeprefix("/v1")
+    # An entry whose URL ended in `/openai/v1`, as the portal shows it, is kept without its version.
+    root = "" if provider.base_url.endswith("/openai") else "/openai"
     if "api-version" not in provider.query:
-        return "/openai" + path
+        return root + path
     if model is None or format_name == "openai_responses":
-        return "/openai" + path.removeprefix("/v1")
-    return f"/openai/deployments/{quote(model, safe='')}" + path.removeprefix("/v1")
+        return root + path.removeprefix("/v1")
+    return f"{root}/deployments/{quote(model, safe='')}" + path.removeprefix("/v1")
 
 
 KIND = Kind(

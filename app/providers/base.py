@@ -6,7 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
+#: Services of the general kinds whose errors mean something of their own.
+_FAMILY_BY_HOST = {"openrouter.ai": "openrouter"}
 OPENAI_LAYER = "/v1beta/openai"  # where Gemini's own OpenAI layer lives; our callers may use the same prefix
 
 
@@ -62,6 +65,13 @@ class Provider:
 
     def speaks(self, format_name: str) -> bool:
         return format_name in self.formats
+
+    @property
+    def verdict_family(self) -> str:
+        """As for Kind, but a service that is known by its host has its own table."""
+        host = urlsplit(self.base_url).hostname or ""
+        found = (family for known, family in _FAMILY_BY_HOST.items() if host == known or host.endswith("." + known))
+        return next(found, self.kind.verdict_family)
 
 
 def bearer(key: str, _format: str) -> dict[str, str]:

@@ -16,9 +16,10 @@ def _path(provider: Provider, format_name: str, path: str, model: str | None) ->
     path = without_openai_layer(provider, format_name, path, model)
     if provider.base_url.endswith("/invocations"):
         return ""
+    root = "" if provider.base_url.endswith("/serving-endpoints") else "/serving-endpoints"
     if path in _INVOKED and model is not None:
-        return f"/serving-endpoints/{quote(model, safe='')}/invocations"
-    return "/serving-endpoints" + path.removeprefix("/v1")
+        return f"{root}/{quote(model, safe='')}/invocations"
+    return root + path.removeprefix("/v1")
 
 
 KIND = Kind(

@@ -19,7 +19,8 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.formats.base import Call, Edits, Operation
-from app.keys.base import Action, Failure, KeyWanted, Lease, Phase, Verdict
+from app.formats.gemini import with_model
+from app.keys.base import Action, Failure, KeyWanted, Lease, Phase, Scope, Verdict
 from app.keys.verdicts import judge
 from app.proxy.admission import Visitor
 from app.proxy.events import Send
@@ -36,7 +37,9 @@ _FAMILY_BY_FORMAT = {
     "gemini": "gemini",
 }
 #: What a path may hold unquoted: RFC 3986 section 3.3, less what our model names never need.
-_PATH_SAFE = "/:@-._~!$'()*+,="
+_NAME_SAFE = "/:@-._~!$'()*+,="
+#: Names arrive quoted where a kind puts them into its path; a caller's decoded path never holds a percent sign.
+_PATH_SAFE = _NAME_SAFE + "%"
 _NO_KEY = (AllKeysResting, NoKeys, ModelNotFound)
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
@@ -153,9 +156,14 @@ class Attempts:
         match = self._call.match
         if not match.endpoint.native:
             return match.endpoint.upstream_path.format(model=model or "")
-        if match.model is not None and model is not None and model != match.model:
-            return match.path.replace(match.model, model, 1)
-        return match.path
+        if match.model is None or model is None or not self.renames:
+            return match.path
+        name = quote(model, safe=_NAME_SAFE)
+        renamed = with_model(match.path, name) if match.format.family == "gemini" else match.path
+        if renamed != match.path:
+            return renamed
+        before, _, after = match.path.rpartition(match.model)
+        return before + name + after
 
     def _query(self) -> str:
         extra = "&".join(
@@ -165,10 +173,9 @@ class Attempts:
 
     def _upstream_body(self, model: str | None) -> bytes:
         call = replace(self._call, body=self._body) if self._stripped else self._call
-        in_body = call.match.model is None and call.json is not None
         edits = Edits(
-            model=model if in_body and self.renames else None,
-            stream=True if in_body and call.match.endpoint.stream else None,
+            model=model if self.renames else None,
+            stream=True if call.match.endpoint.stream else None,
             include_usage=self.adds_usage,
         )
         return call.match.format.edit(call, edits)
@@ -202,8 +209,7 @@ class Attempts:
         """Judge a failed attempt, tell the keys, and decide how to go on. `message` is the driver's own."""
         if self.lease is None:
             raise RuntimeError("no attempt is running")
-        provider = self.candidate.provider
-        family = provider.kind.verdict_family or _FAMILY_BY_FORMAT[self._call.match.format.name]
+        family = self.candidate.provider.verdict_family or _FAMILY_BY_FORMAT[self._call.match.format.name]
         verdict = judge(family, failure, self.candidate.model, wall_now)
         self._gateway.keys.failed(self.lease, verdict, now, failure.status)
         self._note(
@@ -254,7 +260,9 @@ class Attempts:
         self._waited_s = min(wait_s, 10.0)
         return Decision(Next.AGAIN, self._waited_s)
 
-    def _egress(self, _failure: Failure, _verdict: Verdict) -> Decision:
+    def _egress(self, _failure: Failure, verdict: Verdict) -> Decision:
+        if verdict.scope is Scope.KEY:
+            return Decision(Next.AGAIN)
         self._candidates = [found for found in self._candidates if found.provider.name != self.candidate.provider.name]
         return Decision(Next.AGAIN) if self._candidates else self._give_up()
 

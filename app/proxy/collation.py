@@ -73,7 +73,8 @@ class ListExchange:
     def __init__(self, gateway: Gateway, heads: list[RequestHead], *, now: float, wall: float) -> None:
         self.done = False
         self.call: Call | None = None
-        self._gateway = gateway
+        request_id = gateway.new_id()
+        self._gateway = replace(gateway, new_id=lambda: request_id)
         self._heads = heads
         self._wall_offset = wall - now
         self._began = now
@@ -136,10 +137,10 @@ class ListExchange:
         record = self._records[-1]
         record.attempts = [attempt for part in self._records for attempt in part.attempts]
         record.duration_ms = round((now - self._began) * 1000)
-        good = [(head, body) for head, body in self._parts if head.status == 200]
+        good = [(head, found) for head, body in self._parts if head.status == 200 and (found := _read(body))]
         if not good:
             return [*self._last_part(), Record(record)]
-        head, body = good[0][0], self._merged([body for _, body in good])
+        head, body = good[0][0], self._merged([found for _, found in good])
         record.status, record.outcome, record.error_code = 200, "success", ""
         record.response_bytes = len(body)
         return [replace(head, length=len(body)), ClientBytes(body), Finish(), Record(record)]
@@ -151,8 +152,7 @@ class ListExchange:
         head, body = self._parts[-1]
         return [head, ClientBytes(body), Finish()]
 
-    def _merged(self, bodies: list[bytes]) -> bytes:
-        lists = [json_body.parse_object(body, acted_keys=()) for body in bodies]
+    def _merged(self, lists: list[Json]) -> bytes:
         family = self.call.match.format.family if self.call is not None else "openai"
         return json_body.dumps(_MERGERS[family](lists))
 
@@ -162,6 +162,14 @@ class _Uncounted(Limits):
         return False
 
     def leave(self) -> None:
+        return None
+
+
+def _read(body: bytes) -> Json | None:
+    """The list in a body; None where it is something else."""
+    try:
+        return json_body.parse_object(body, acted_keys=())
+    except MiddlewareError:
         return None
 
 

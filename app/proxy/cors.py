@@ -33,7 +33,9 @@ def cors_headers(headers: Mapping[str, str], settings: Settings) -> Headers:
 
 
 def preflight(headers: Mapping[str, str], method: str, settings: Settings) -> Headers | None:
-    """The headers of a 204 for a preflight that is allowed, else None: then the request goes the usual way."""
+    """
+    What a 204 for an allowed preflight has beside `cors_headers`; None for all else, which goes the usual way.
+    """
     if method != "OPTIONS" or "access-control-request-method" not in headers:
         return None
     allowed = cors_headers(headers, settings)
@@ -41,7 +43,6 @@ def preflight(headers: Mapping[str, str], method: str, settings: Settings) -> He
         return None
     wanted = headers.get("access-control-request-headers", "")
     return [
-        *allowed,
         ("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE, HEAD"),
         ("Access-Control-Allow-Headers", wanted if wanted.isascii() and wanted.isprintable() else ""),
         ("Access-Control-Max-Age", _MAX_AGE_S),

@@ -152,12 +152,12 @@ class Exchange:
         self._next_attempt()
 
     def _answered_from_cache(self, route: routing.Route) -> bool:
-        provider = route.candidates[0].provider.name
+        provider = route.candidates[0].provider
         found = self._model_lists.get(_need(self.call), provider, self._now)
         if found is None:
             return False
-        self._book.record.provider = provider
-        headers = [("Content-Type", found[0]), ("x-middleware-provider", provider), ("x-middleware-cache", "hit")]
+        self._book.record.provider = provider.name
+        headers = [("Content-Type", found[0]), ("x-middleware-provider", provider.name), ("x-middleware-cache", "hit")]
         self._outlet.whole(200, headers, found[1], self._now)
         self._over("success")
         return True
@@ -291,7 +291,7 @@ class Exchange:
             for hint in [hint.key for hint in call.hints] + made:
                 self._gateway.keys.remember(attempts.lease.provider, hint, attempts.lease.key_id, self._now)
         content_type = incoming.headers.get("content-type", "application/json")
-        self._model_lists.keep(call, attempts.candidate.provider.name, content_type, reader.body, self._now)
+        self._model_lists.keep(call, attempts.candidate.provider, content_type, reader.body, self._now)
         self._outlet.finish()
         self._record("success")
         if self._upstream_open:

@@ -7,6 +7,7 @@ Source: RFC 9112, sections 6 and 7.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import httptools
@@ -16,6 +17,7 @@ from app.proxy.events import Headers, Send, UpstreamBytes, UpstreamEnd, Upstream
 #: Status line and headers together, 1xx answers included; and, in the body, framing that brings no data.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
+_NO_TARGET = re.compile(r"[\x00-\x20\x7f]")
 
 AnswerEvent = UpstreamHead | UpstreamBytes | UpstreamEnd
 
@@ -139,8 +141,8 @@ class AnswerParser:
 
 
 def request_bytes(send: Send) -> bytes:
-    """The head of a request, ready to write. Raises ValueError for a target or a header that would break the framing."""
-    if any(character <= " " or character == "\x7f" for character in send.target):
+    """The head of a request, ready to write. Raises ValueError for a target or a header that would break its lines."""
+    if _NO_TARGET.search(send.target):
         raise ValueError("the target holds a space or a control character")
     lines = [f"{send.method} {send.target} HTTP/1.1", *_header_lines(send.headers), "", ""]
     return "\r\n".join(lines).encode("latin-1")

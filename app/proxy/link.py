@@ -1,11 +1,12 @@
 """
-One attempt's connection, for the thread driver: dialled or taken from the pool, written to, read from, never blocking.
+One attempt's connection: dialled or taken from the pool, written to, read from, never blocking.
 """
 
 from __future__ import annotations
 
 import select
 import ssl
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
@@ -51,6 +52,11 @@ class Link:
         """Whether TLS holds decrypted bytes that no poll would show."""
         sock = self._connection.socket if self._connection is not None else None
         return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def when_dialled(self, call: Callable[[], None]) -> None:
+        """Have `call` called, by whatever thread, when the dialling has ended, well or badly."""
+        if self._pending is not None:
+            self._pending.add_done_callback(lambda _: call())
 
     def await_dial(self, timeout_s: float) -> None:
         """Wait a while for the connection. Raises DialFailed."""

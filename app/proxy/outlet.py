@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from app.errors import MiddlewareError
+from app.errors import MethodNotAllowed, MiddlewareError
 from app.formats import json_body
 from app.formats.base import Call
 from app.proxy.admission import Visitor
@@ -39,7 +39,7 @@ class Outlet:
     def head(self, status: int, headers: Headers, length: int | None) -> None:
         self.started = True
         self._book.answered(status)
-        self.out.append(ClientHead(status, headers + self._own_headers(), length))
+        self.out.append(ClientHead(status, headers + self._own_headers(headers), length))
 
     def data(self, data: bytes, now: float) -> None:
         self.out.append(ClientBytes(data))
@@ -61,16 +61,23 @@ class Outlet:
     def error(self, error: MiddlewareError, now: float) -> None:
         """A complete error answer in the caller's dialect."""
         body = json_body.dumps(self._visitor.dialect.error_body(error, self._visitor.request_id))
-        self.whole(error.status, [("Content-Type", "application/json"), *retry_headers(error)], body, now)
+        headers = [("Content-Type", "application/json"), *retry_headers(error)]
+        if isinstance(error, MethodNotAllowed) and error.allow:
+            headers.append(("Allow", ", ".join(error.allow)))
+        self.whole(error.status, headers, body, now)
 
     def error_event(self, call: Call | None, error: MiddlewareError, now: float, *, begun: bool) -> None:
         """The same inside a stream whose head is out. `begun`: an event of it is out too."""
         self.data(self._visitor.dialect.error_event(call, error, self._visitor.request_id, begun=begun), now)
 
-    def _own_headers(self) -> Headers:
+    def _own_headers(self, upstream: Headers) -> Headers:
         headers: Headers = []
         if self._settings.enable_request_id_injection:
             headers.append(("X-Request-ID", self._visitor.request_id))
+            # Where Anthropic's SDK looks for it; the provider's own id stays where there is one.
+            anthropic = self._visitor.dialect.family == "anthropic"
+            if anthropic and not any(name.lower() == "request-id" for name, _ in upstream):
+                headers.append(("request-id", self._visitor.request_id))
         if self.attempts is not None and self.attempts.records:
             last = self.attempts.records[-1]
             headers.append(("x-middleware-provider", last.provider))

@@ -138,6 +138,8 @@ class Relay:
     def __next__(self) -> bytes:
         while not self._out:
             if self._aborted:
+                # At once: not every server calls `close` on a body whose connection is broken.
+                self.close()
                 raise AnswerCut
             if self._finished:
                 raise StopIteration

@@ -7,25 +7,20 @@ from __future__ import annotations
 import logging
 import socket
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.routing import BaseConverter
 
-from app.clock import Clock
-from app.errors import MiddlewareError
+from app.edge import Edge
+from app.errors import MiddlewareError, Overloaded
 from app.lifecycle import Lifecycle
 from app.proxy.body import read_body
 from app.proxy.collation import open_exchange
 from app.proxy.events import ClientHead, RequestHead
-from app.proxy.gateway import Gateway
 from app.proxy.relay import Relay
-from app.proxy.upstream import Upstreams
-from app.records import RequestRecord
-from app.telemetry.metrics import InFlight, Metrics
+from app.telemetry.metrics import InFlight
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +34,6 @@ class Everything(BaseConverter):
     regex = "(?s:.*)"  # a line break in it is for the core to refuse
     part_isolating = False
     weight = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """What the route needs beside the core."""
-
-    gateway: Gateway
-    upstreams: Upstreams
-    lifecycle: Lifecycle
-    clock: Clock
-    metrics: Metrics
-    record: Callable[[RequestRecord], None]
-    buffer_bytes: Callable[[], int]
 
 
 def proxy_blueprint(edge: Edge) -> Blueprint:
@@ -68,6 +50,10 @@ def proxy_blueprint(edge: Edge) -> Blueprint:
 
     blueprint.add_url_rule(
         "/<everything:_rest>", "relay", relay, methods=list(METHODS), provide_automatic_options=False
+    )
+    # The core refuses WebSockets, but the router would refuse them first, without a dialect.
+    blueprint.add_url_rule(
+        "/<everything:_rest>", "relay", relay, methods=["GET"], provide_automatic_options=False, websocket=True
     )
 
     @blueprint.app_errorhandler(405)
@@ -96,7 +82,7 @@ def _answer(edge: Edge) -> Response:
     relay.counted = (in_flight, edge.lifecycle)
     edge.lifecycle.enter()
     try:
-        head = relay.open()
+        head = relay.refuse(_full()) if edge.lifecycle.is_overfull() else relay.open()
     except Exception:  # noqa: BLE001 - the top level: a defect of ours becomes an answer in the caller's dialect
         log.exception("a request failed inside the middleware")
         head = relay.refuse(MiddlewareError())
@@ -105,6 +91,10 @@ def _answer(edge: Edge) -> Response:
         operation = call.match.endpoint.operation.value
         in_flight.describe(dialect=call.match.format.name, operation=operation, stream=call.stream)
     return _response(head, relay)
+
+
+def _full() -> Overloaded:
+    return Overloaded("The server works on as many requests as it can (THREADS).", retry_after_s=1.0)
 
 
 class _Counted(Relay):

@@ -219,6 +219,9 @@ class _Finder:
         )
 
     def _route(self, entries: list[Provider]) -> Route:
+        if self.model in (".", ".."):
+            # Some kinds make a path segment of the name; this one would climb out of its place.
+            raise ModelNotFound(f"There is no model named {self.model!r}.", param="model")
         return Route(tuple(Candidate(entry, self.model) for entry in entries), tuple(self.steps))
 
     def _not_spoken(self, entries: list[Provider]) -> DialectNotSpoken:

@@ -5,15 +5,30 @@ The gunicorn master: takes its settings from the configuration, and makes the ap
 from __future__ import annotations
 
 import math
+import resource
+import signal
+import sys
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
 from app import create_app
 from app.config import Config
-from app.server.worker import LAST_WORDS_S
+from app.server.worker import AFTER_GRACE_S
 from app.telemetry import logs
 from app.telemetry.metrics import forget_process
+
+#: As many open files as are asked for where the system allows more.
+OPEN_FILES = 65536
+#: Open files of a process beside its connections.
+OTHER_FILES = 96
+#: What one connection needs at most: its own socket, the upstream's, and one for a moment.
+FILES_A_CONNECTION = 3
+FEWEST_CONNECTIONS = 16
+
+
+WORKER_CLASSES = {"threads": "app.server.worker.ThreadWorker", "loop": "app.server.loop_worker.LoopWorker"}
 
 
 class Master(BaseApplication):
@@ -21,29 +36,54 @@ class Master(BaseApplication):
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._open_files = _allow_open_files()
         super().__init__()
 
     def load_config(self) -> None:
-        for name, value in _settings(self._config).items():
+        for name, value in _settings(self._config, self._open_files).items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         return create_app(self._config)
 
+    def run(self) -> None:
+        try:
+            _Arbiter(self).run()
+        except RuntimeError as error:
+            sys.stderr.write(f"The server can't run. {error}\n")
+            sys.exit(1)
 
-def _settings(config: Config) -> dict[str, Any]:
+
+class _Arbiter(Arbiter):
+    """A further signal during a graceful stop goes on to the workers, which then end at once; gunicorn drops it."""
+
+    _stopping = False
+
+    def stop(self, graceful: bool = True) -> None:
+        self._stopping = True
+        super().stop(graceful)
+
+    def signal(self, sig: int, frame: Any) -> None:
+        if self._stopping and sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            self.kill_workers(signal.SIGQUIT)
+        else:
+            super().signal(sig, frame)
+
+
+def _settings(config: Config, open_files: int) -> dict[str, Any]:
     host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
+    affordable = max(FEWEST_CONNECTIONS, (open_files - OTHER_FILES) // FILES_A_CONNECTION)
     return {
         "bind": f"{host}:{config.port}",
         "workers": config.workers,
         "threads": config.threads,
-        "worker_class": "app.server.worker.ThreadWorker",
+        "worker_class": WORKER_CLASSES[config.driver],
         # Kept-alive connections beyond the threads wait in the poller.
-        "worker_connections": max(1000, 4 * config.threads),
+        "worker_connections": min(max(1000, 4 * config.threads), affordable),
         "backlog": 4096,
         "keepalive": 30,
         "timeout": 120,
-        "graceful_timeout": math.ceil(config.graceful_timeout_s + 2 * LAST_WORDS_S),
+        "graceful_timeout": math.ceil(config.graceful_timeout_s + AFTER_GRACE_S),
         "limit_request_line": 8190,
         "limit_request_fields": 100,
         "limit_request_field_size": 16384,
@@ -53,6 +93,16 @@ def _settings(config: Config) -> dict[str, Any]:
         "logconfig_dict": logs.dict_config(config.log_level),
         "child_exit": _child_exit,
     }
+
+
+def _allow_open_files() -> int:
+    """Raise this process's limit of open files, which many systems set low; returns what it is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def _child_exit(_server: Any, worker: Any) -> None:

@@ -1,16 +1,26 @@
 """
-The gunicorn worker: threads, with three repairs that slow and departing clients make necessary.
+The gunicorn worker: threads, with the repairs that slow and departing clients, full tables and a shutdown make
+necessary.
 
 - A connection is closed on a thread of its own: gunicorn's worker lingers up to two seconds on the thread that accepts.
 - Reading from and writing to a client have a time limit; a half-sent request would otherwise hold a thread for ever.
+- Relayed requests may not take all threads: some are kept for the administration and for health.
+- Beyond its connections, and without a free file descriptor, the worker drops idle connections and refuses new ones;
+  gunicorn's own would end with an exception.
 - SIGTERM announces the end first: readiness says no, running streams get their grace, then an error and an honest end.
+  A second signal, SIGINT and SIGQUIT cut the grace short; nothing that was recorded is lost.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
+import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,6 +39,22 @@ CLOSING_THREADS = 16
 MAX_CLOSING = 256
 #: What is left, after the grace, for the last error events and rows.
 LAST_WORDS_S = 3.0
+#: How long a worker may take to end once the grace is over: last words, hanging up, the server's loop, the writer.
+AFTER_GRACE_S = 4 * LAST_WORDS_S
+#: Threads that relayed requests leave to others, at most; of few threads it is a quarter.
+RESERVED_THREADS = 8
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_WITHOUT_LIMIT = 1 << 30
+_PAUSE_S = 0.02
+_REFUSAL_BODY = (
+    b'{"error":{"message":"The server is at the limit of its connections. Try again in a moment.",'
+    b'"type":"server_error","code":"overloaded","param":null}}'
+)
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_REFUSAL_BODY), _REFUSAL_BODY)
+)
 
 
 class ThreadWorker(GunicornThreadWorker):
@@ -38,7 +64,60 @@ class ThreadWorker(GunicornThreadWorker):
         self._closers = ThreadPoolExecutor(CLOSING_THREADS, thread_name_prefix="close")
         self._prepared: WeakSet[TConn] = WeakSet()
         self._ending = False
+        self._spare = _spare_descriptor()
+        # This class keeps the limit itself: gunicorn's would leave callers waiting unheard.
+        self._most_connections, self.worker_connections = self.worker_connections, _WITHOUT_LIMIT
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        lifecycle = self._lifecycle()
+        if lifecycle is not None:
+            threads: int = self.cfg.threads
+            lifecycle.most_running = threads - min(RESERVED_THREADS, threads // 4)
+
+    # -- connections ------------------------------------------------------------------------------
+
+    def accept(self, listener: Any) -> None:
+        if self.nr_conns >= self._most_connections and not self._drop_idle():
+            self._turn_away(listener)
+            return
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._drop_idle()
+            self._turn_away(listener)
+
+    def _drop_idle(self) -> bool:
+        """Close the connection that has waited longest for a request; False when all are at work."""
+        for waiting in (self.keepalived_conns, self.pending_conns):
+            if waiting:
+                conn = waiting.popleft()
+                with contextlib.suppress(OSError, KeyError, ValueError):
+                    self.poller.unregister(conn.sock)
+                self.nr_conns -= 1
+                conn.close()
+                return True
+        return False
+
+    def _turn_away(self, listener: Any) -> None:
+        """Answer a new connection with 503. The spare descriptor makes room for it where there is no other."""
+        if self._spare is not None:
+            os.close(self._spare)
+        try:
+            client, _ = listener.accept()
+            with client:
+                client.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    client.recv(65536)  # unread input would make the close a reset, and the answer would be lost
+                client.send(_REFUSAL)
+                client.shutdown(socket.SHUT_WR)
+        except OSError:
+            # Nothing can be done for the caller; without a pause this thread would spin on it.
+            time.sleep(_PAUSE_S)
+        self._spare = _spare_descriptor()
 
     def enqueue_req(self, conn: TConn) -> None:
         if conn not in self._prepared:
@@ -50,45 +129,85 @@ class ThreadWorker(GunicornThreadWorker):
             conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().enqueue_req(conn)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """The first SIGTERM begins the end; a second one does not wait any longer."""
-        lifecycle = self._lifecycle()
-        if lifecycle is None or self._ending:
-            if lifecycle is not None:
-                lifecycle.draining.begin()
-            super().handle_exit(sig, frame)
-            return
-        self._ending = True
-        lifecycle.announce()
-        threading.Thread(target=self._drain, args=(lifecycle, sig, frame), name="drain", daemon=True).start()
-
-    def run(self) -> None:
-        try:
-            super().run()
-        finally:
-            self._closers.shutdown(wait=False)
-            lifecycle = self._lifecycle()
-            if lifecycle is not None:
-                lifecycle.stop()
-
-    def _drain(self, lifecycle: Lifecycle, sig: int, frame: Any) -> None:
-        grace_s = max(0.0, self.cfg.graceful_timeout - 2 * LAST_WORDS_S)
-        if not lifecycle.wait_idle(grace_s):
-            lifecycle.draining.begin()
-            lifecycle.wait_idle(LAST_WORDS_S)
-        super().handle_exit(sig, frame)
-
-    def _lifecycle(self) -> Lifecycle | None:
-        extensions = getattr(getattr(self, "wsgi", None), "extensions", {})
-        found: Lifecycle | None = extensions.get("middleware_lifecycle")
-        return found
-
     def _close(self, close_at_once: Callable[..., None], graceful: bool) -> None:
         waiting = self._closers._work_queue.qsize()  # there is no public count
         if graceful and waiting < MAX_CLOSING:
             self._closers.submit(close_at_once, True)
         else:
             close_at_once(False)
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM. A handler may interrupt any line, so that all it does is to leave word for the loop."""
+        self.method_queue.defer(self._end, max(0.0, self.cfg.graceful_timeout - AFTER_GRACE_S), sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGINT and SIGQUIT: the same without grace."""
+        self.method_queue.defer(self._end, 0.0, sig, frame)
+
+    def is_parent_alive(self) -> bool:
+        """Without its master a worker has to go soon: it holds the port that the next master wants."""
+        if not self._ending and not super().is_parent_alive():
+            self._end(0.0, 0, None)
+        return True
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            lifecycle = self._lifecycle()
+            if lifecycle is not None:
+                lifecycle.stop()
+            self._closers.shutdown(wait=False)
+
+    def _end(self, grace_s: float, sig: int, frame: Any) -> None:
+        """On the loop. The first call begins the end, each further one ends the grace."""
+        lifecycle = self._lifecycle()
+        if lifecycle is None:
+            super().handle_exit(sig, frame)
+        elif self._ending:
+            lifecycle.draining.begin()
+        else:
+            self._ending = True
+            lifecycle.announce()
+            drain = (lifecycle, grace_s, sig, frame)
+            threading.Thread(target=self._drain, args=drain, name="drain", daemon=True).start()
+
+    def _drain(self, lifecycle: Lifecycle, grace_s: float, sig: int, frame: Any) -> None:
+        if not lifecycle.wait_idle(grace_s):
+            lifecycle.draining.begin()
+            if not lifecycle.wait_idle(LAST_WORDS_S):
+                self.method_queue.defer(self._hang_up)
+                lifecycle.wait_idle(LAST_WORDS_S)
+        self.cfg.set("graceful_timeout", math.ceil(LAST_WORDS_S))
+        self.method_queue.defer(self._hurry_idle)
+        super().handle_exit(sig, frame)
+
+    def _hang_up(self) -> None:
+        """Whoever neither reads nor sends holds a thread: shut all connections, so that the last rows get written."""
+        for conn in list(self._prepared):
+            with contextlib.suppress(OSError):
+                conn.sock.shutdown(socket.SHUT_RDWR)
+
+    def _hurry_idle(self) -> None:
+        """Don't wait for requests on connections that never carried one; gunicorn does, for the keep-alive time."""
+        for conn in list(self._prepared):
+            if not conn.initialized:
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)
+
+    def _lifecycle(self) -> Lifecycle | None:
+        extensions = getattr(getattr(self, "wsgi", None), "extensions", {})
+        found: Lifecycle | None = extensions.get("middleware_lifecycle")
+        return found
+
+
+def _spare_descriptor() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _timeval(seconds: int) -> bytes:

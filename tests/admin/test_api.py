@@ -60,6 +60,8 @@ BROKEN = {
     "utf-16": '{"name": "x"}'.encode("utf-16"),
     "unknown": b'{"is_admin": true}',
     "names": b'{"__proto__": 1, "constructor": 2}',
+    "twice": b'{"max_retries": 3, "max_retries": 4}',
+    "twice inside": b'{"name": {"a": 1, "a": 2}}',
 }
 
 
@@ -74,6 +76,13 @@ def test_broken_bodies_are_named_errors_and_change_nothing(middleware: Middlewar
             assert "Traceback" not in answer.text
     assert middleware.real_keys() == []
     assert middleware.services.live_settings.current.max_retries == 7
+
+
+def test_a_member_that_is_given_twice_is_named(middleware: Middleware) -> None:
+    body = b'{"max_retries": 3, "max_retries": 4}'
+    answer = middleware.client().post(f"{API}/settings", data=body, content_type="application/json")
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "duplicate_key")
+    assert answer.get_json()["param"] == "max_retries"
 
 
 def test_a_body_over_the_limit_is_refused(client: FlaskClient) -> None:

@@ -128,7 +128,7 @@ class Target:
 
 def right_answer(request: Received) -> Any:
     """What a provider says to a good request in any of the four."""
-    found = next((dialect for dialect in DIALECTS if dialect.path == request.path), CHAT)
+    found = next((dialect for dialect in DIALECTS if request.path.endswith(dialect.path)), CHAT)
     return json_reply(found.answer)
 
 

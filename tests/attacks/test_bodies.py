@@ -271,6 +271,7 @@ def test_a_method_that_the_path_does_not_have_is_refused_in_the_dialect(
         # The path alone does not always tell the format; the SDK's own header does.
         answer = attacked.gateway.request(method, dialect.path, headers={KEY_HEADERS[dialect.provider]: "x"})
         assert answer.status == 405, answer.body
+        assert "POST" in answer.headers["allow"].split(", ")
         dialect.check_error(405, answer.headers["content-type"], answer.body)
 
 

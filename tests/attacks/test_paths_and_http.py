@@ -40,7 +40,7 @@ def upstream() -> Iterator[FakeProvider]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeProvider) -> Iterator[Server]:
     folder: Path = tmp_path_factory.mktemp("http")
-    keys = {f"{name}_API_KEYS": KEY for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
+    keys = {f"{name}_API_KEYS": f"{KEY}{name}" for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
     origins = {f"{name}_BASE_URL": f"{upstream.origin}/base" for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
     with Server(
         folder,
@@ -84,8 +84,6 @@ CLIMBING = (
     b"https://evil.example/v1/models",
     b"http://localhost@evil.example/v1/models",
     b"file:///etc/passwd",
-    b"*",
-    b"evil.example:443",
     b"/v1/models;x=../y",
     b"/v1/models/x;jsessionid=1",
     b"/v1/models%3fkey=x",
@@ -169,6 +167,8 @@ def test_s15_what_is_passed_on_stays_below_the_configured_prefix(
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 TWO = b"{}"
 FRAMING: dict[str, bytes] = {
+    "an asterisk to be got": b"GET * HTTP/1.1\r\n" + HOST + b"\r\n",
+    "an authority to be got": b"GET evil.example:443 HTTP/1.1\r\n" + HOST + b"\r\n",
     "length and chunked": POST + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
     "chunked and length": POST + CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n",
     "two equal lengths": POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n" + TWO,
@@ -220,7 +220,6 @@ CHUNKS: dict[str, bytes] = {
     "bare LF": b"2\n{}\n0\n\n",
     "a broken extension": b"2;\x00=x\r\n{}\r\n0\r\n\r\n",
     "an extension with LF": b"2;a\nb\r\n{}\r\n0\r\n\r\n",
-    "a size line without end": b"2;" + b"a" * 20_000 + b"\r\n{}\r\n0\r\n\r\n",
     "a trailer without colon": b"2\r\n{}\r\n0\r\nno colon\r\n\r\n",
 }
 
@@ -335,16 +334,17 @@ def test_s18_a_connection_header_takes_nothing_away(server: Server, upstream: Fa
     assert answer.status == 200
     seen = upstream.received[-1]
     assert seen.body == BODY
-    assert seen.key == KEY
+    assert seen.key == f"{KEY}OPENAI"
     assert seen.headers["content-type"] == "application/json"
     assert not {"connection", "te", "trailer", "transfer-encoding", "upgrade"} & set(seen.headers)
 
 
 def test_s18_a_trailer_is_no_header(server: Server, upstream: FakeProvider) -> None:
     chunked = b"%x\r\n%b\r\n0\r\nX-Api-Key: evil\r\nAuthorization: evil\r\n\r\n" % (len(BODY), BODY)
+    before = len(upstream.received)
     status, _, _ = server.raw(POST + CHUNKED + CLOSE + b"Trailer: X-Api-Key\r\n\r\n" + chunked)
-    assert status == 200
-    assert "evil" not in str(upstream.received[-1].header_list)
+    assert status in (200, 400)
+    assert "evil" not in str([request.header_list for request in upstream.received[before:]])
 
 
 @pytest.mark.parametrize("path", [b"/", b"/middleware/login", b"/middleware/", b"/v1/models"])

@@ -206,6 +206,20 @@ def test_bulk_changes_count_the_keys_that_exist(worker, moment):
     assert [item["id"] for item in worker.keys.list_keys()] == [2]
 
 
+def test_thousands_of_keys_change_in_few_statements(worker):
+    statements = []
+    sa.event.listen(worker.database.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    rows = [{"key_value": f"sk-many-{number:06d}", "provider": "openai", "priority": number} for number in range(2000)]
+
+    assert worker.keys.import_([*rows, rows[0]]) == (2000, 1)
+    ids = [item["id"] for item in worker.keys.list_keys()]
+    for action in ("Resting", "Healthy", "Disabled", "delete"):
+        assert worker.keys.bulk(ids, action) == 2000
+
+    assert len(statements) < 100  # one for each key would hold the database for seconds
+    assert worker.keys.list_keys() == []
+
+
 @pytest.mark.parametrize(
     ("ids", "action", "message"),
     [

@@ -339,3 +339,13 @@ def test_f6_a_caller_that_leaves_while_a_connection_is_made_is_noticed(tmp_path:
             rows = here.gateway.records()
         assert [row["outcome"] for row in rows] == ["client_gone"]
         assert here.states() == ["Healthy", "Healthy"]
+
+
+def test_f1_the_wait_after_a_failed_connection_takes_no_processor_time(tmp_path: Path) -> None:
+    with site(tmp_path, CHAT, origin=closed_port(), keys=2, retry_backoff_factor=0.6) as here:
+        before = time.process_time()
+
+        assert here.ask().status == 502
+
+        assert time.process_time() - before < 0.3
+        assert here.record()["attempts"][1]["wait_ms"] == 600

@@ -10,7 +10,7 @@ import pytest
 
 from tests import canned, canned_errors
 from tests.fake_provider import Behavior, json_reply, reply, stream
-from tests.sdk.conftest import UNUSED, Stage
+from tests.stage import UNUSED, Stage
 
 ASKED = canned.MESSAGES_REQUEST
 TOOLS = [{"name": canned.TOOL_NAME, "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}]
@@ -48,7 +48,8 @@ def test_a_message_comes_back_as_sent(stage: Stage, client: anthropic.Anthropic)
 
 def test_version_and_betas_go_upstream_as_the_sdk_sent_them(stage: Stage, client: anthropic.Anthropic) -> None:
     stage.upstream.default(json_reply(canned.message()))
-    client.beta.messages.create(**ASKED, betas=["context-1m-2025-08-07", "files-api-2025-04-14"])
+    betas = ["context-1m-2025-08-07", "files-api-2025-04-14"]
+    client.beta.messages.create(**ASKED, betas=betas, extra_query={"beta": "true"})
     client.messages.create(**ASKED, extra_headers={"anthropic-version": "2099-12-31"})
     first, second = stage.upstream.received
     assert first.headers["anthropic-beta"] == "context-1m-2025-08-07,files-api-2025-04-14"
@@ -114,7 +115,7 @@ def test_tokens_are_counted_and_not_booked_as_a_generation(stage: Stage, client:
     counted = client.messages.count_tokens(model="claude-test", messages=ASKED["messages"])
     assert counted.input_tokens == canned.INPUT_TOKENS
     assert stage.upstream.received[0].path == "/v1/messages/count_tokens"
-    assert stage.gateway.records()[-1]["operation"] == "count"
+    assert stage.record()["operation"] == "count"
 
 
 def test_models_are_listed_and_retrieved_in_the_shape_of_the_sdk(stage: Stage, client: anthropic.Anthropic) -> None:
@@ -152,7 +153,6 @@ def test_every_usual_base_url_works(stage: Stage, base: str) -> None:
     stage.upstream.default(json_reply(canned.message()))
     with anthropic.Anthropic(base_url=stage.origin + base, api_key=UNUSED, max_retries=0) as client:
         client.messages.create(**ASKED)
-        client.messages.count_tokens  # noqa: B018 - the path of the other call is the same prefix
     assert stage.upstream.received[0].path == "/v1/messages"
 
 
@@ -188,12 +188,12 @@ ERRORS: list[tuple[int, canned.Json, type[anthropic.APIStatusError]]] = [
 def test_the_callers_own_fault_is_the_right_exception_at_once(
     stage: Stage, client: anthropic.Anthropic, status: int, body: canned.Json, kind: type[anthropic.APIStatusError]
 ) -> None:
-    stage.upstream.default(json_reply(body, status, {"request-id": "req_upstream"}))
+    stage.upstream.default(json_reply(body, status))
     with pytest.raises(kind) as raised:
         client.messages.create(**ASKED)
     assert raised.value.status_code == status
     assert raised.value.body == body
-    assert raised.value.request_id == "req_upstream"
+    assert raised.value.request_id == stage.record()["request_id"]
     assert len(stage.upstream.received) == 1
 
 
@@ -213,14 +213,14 @@ def test_what_every_key_meets_is_the_right_exception(
     with pytest.raises(kind) as raised:
         client.messages.create(**ASKED)
     assert [received.key for received in stage.upstream.received] == stage.keys["anthropic"]
-    assert raised.value.response.headers["x-request-id"] == stage.gateway.records()[-1]["request_id"]
+    assert raised.value.response.headers["x-request-id"] == stage.record()["request_id"]
 
 
 def test_an_error_of_ours_carries_its_sentence_and_the_request_id(stage: Stage, client: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.BadRequestError, match="messages") as raised:
         client.messages.create(model="claude-test", max_tokens=5, messages=[])
     assert raised.value.type == "invalid_request_error"
-    assert raised.value.request_id == stage.gateway.records()[-1]["request_id"]
+    assert raised.value.request_id == stage.record()["request_id"]
     assert raised.value.body["request_id"] == raised.value.request_id  # type: ignore[index]
 
 

@@ -11,7 +11,7 @@ from google.genai import errors, types
 
 from tests import canned, canned_errors
 from tests.fake_provider import Behavior, json_reply, reply, stream
-from tests.sdk.conftest import UNUSED, Stage
+from tests.stage import UNUSED, Stage
 
 VERSIONS = ["v1", "v1beta"]
 BASES = ["", "/", "/gemini", "/gemini/"]
@@ -101,7 +101,7 @@ def test_tokens_are_counted_and_not_booked_as_a_generation(stage: Stage, client:
     stage.upstream.default(json_reply(canned.GEMINI_COUNT_TOKENS))
     assert client.models.count_tokens(model="gemini-test", contents="Hi").total_tokens == canned.INPUT_TOKENS
     assert stage.upstream.received[0].path == f"/{version}/models/gemini-test:countTokens"
-    assert stage.gateway.records()[-1]["operation"] == "count"
+    assert stage.record()["operation"] == "count"
 
 
 def test_embeddings_arrive(stage: Stage, client: genai.Client, version: str) -> None:
@@ -110,7 +110,7 @@ def test_embeddings_arrive(stage: Stage, client: genai.Client, version: str) -> 
     assert answer.embeddings is not None
     assert answer.embeddings[0].values == canned.VECTOR
     assert stage.upstream.received[0].path == f"/{version}/models/text-embedding-004:batchEmbedContents"
-    assert stage.gateway.records()[-1]["operation"] == "embed"
+    assert stage.record()["operation"] == "embed"
 
 
 def test_models_are_listed_and_retrieved_in_the_shape_of_the_sdk(stage: Stage, client: genai.Client) -> None:
@@ -224,7 +224,7 @@ def test_an_error_of_ours_carries_its_code_and_the_request_id(stage: Stage, clie
         client.models.generate_content(model="gemini-test", contents="Hi")
     info, retry = raised.value.details["error"]["details"]
     assert info["reason"] == "ALL_KEYS_RESTING"
-    assert info["metadata"]["request_id"] == stage.gateway.records()[-1]["request_id"]
+    assert info["metadata"]["request_id"] == stage.record()["request_id"]
     assert 30 < float(retry["retryDelay"].removesuffix("s")) <= 35
 
 

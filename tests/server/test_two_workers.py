@@ -52,9 +52,7 @@ def ids(server):
 
 def two_workers(folder, provider, count):
     values = ",".join(key(number) for number in range(count))
-    return Server(
-        folder, WEB_CONCURRENCY="2", THREADS="60", OPENAI_BASE_URL=provider.origin, OPENAI_API_KEYS=values
-    )
+    return Server(folder, WEB_CONCURRENCY="2", THREADS="60", OPENAI_BASE_URL=provider.origin, OPENAI_API_KEYS=values)
 
 
 class Shaker(threading.Thread):
@@ -76,9 +74,7 @@ class Shaker(threading.Thread):
     def shake(self, key_id):
         action = ("Resting", "Healthy", "Disabled", "Healthy")[self.rounds // len(self.names) % 4]
         admin(self.server, "POST", "/keys/bulk-action", {"key_ids": [key_id], "status": action})
-        added = admin(
-            self.server, "POST", "/keys", {"key": f"sk-passing-by-{self.rounds:06d}", "provider": "openai"}
-        )
+        added = admin(self.server, "POST", "/keys", {"key": f"sk-passing-by-{self.rounds:06d}", "provider": "openai"})
         admin(self.server, "DELETE", f"/keys/{added['id']}")
 
 

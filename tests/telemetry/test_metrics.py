@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.telemetry.metrics import MAX_MODELS, Metrics
+from tests.gateway import Gateway
 from tests.usage_cases import a_record, an_attempt
 
 ROOT = Path(__file__).parents[2]
@@ -288,3 +289,14 @@ def test_the_numbers_of_all_workers_are_added_and_a_dead_ones_gauges_forgotten(t
     assert found["middleware_writer_queue", frozenset()] == 3
     assert found["middleware_writer_dropped_total", frozenset()] == 4
     assert found["middleware_keys", frozenset({"provider": "openai", "status": "Healthy"}.items())] == 4
+
+
+def test_the_keys_of_the_demonstration_do_not_count(tmp_path: Path) -> None:
+    with Gateway(tmp_path) as gateway:
+        gateway.add_keys("openai", 2)
+
+        shown = parsed(gateway.get("/metrics").body.decode())
+
+    keys = {dict(labels)["provider"]: count for (name, labels), count in shown.items() if name == "middleware_keys"}
+    assert "openai" in keys
+    assert "demo" not in keys

@@ -17,7 +17,7 @@ from app.admin.overview import demonstration_answers
 from app.auth import confirm_password
 from app.errors import BadRequest, Conflict, NotFound
 from app.keys import store
-from app.keys.fields import DEFAULT_PROVIDER, MAX_VALUE_CHARS
+from app.keys.fields import DEFAULT_PROVIDER, MAX_VALUE_CHARS, MIN_VALUE_CHARS
 from app.keys.manager import DELETE
 from app.providers import DEMO_NAME
 from app.usage_queries import UNUSED, KeyUsage
@@ -78,6 +78,7 @@ def add_key() -> Response:
     if _MASKED.fullmatch(value):
         raise BadRequest("Invalid key.", code="invalid_key", param="key")
     _check_provider(values.get("provider", DEFAULT_PROVIDER))
+    _hide([value])
     key_id = http.services().keys.add(value, **values)
     return http.answer({"success": True, "message": "Key added.", "id": key_id}, 201)
 
@@ -103,6 +104,8 @@ def update_key(key_id: str) -> Response:
             raise BadRequest("Invalid key.", code="invalid_key", param="key")
     if "provider" in changes:
         _check_provider(changes["provider"])
+    if "key" in changes:
+        _hide([changes["key"]])
     if changes:
         http.services().keys.update(identity, changes)
     return http.answer({"success": True, "message": "Key updated."})
@@ -179,6 +182,7 @@ def import_keys() -> Response:
     rows = http.read_list(max_bytes=MAX_IMPORT_BYTES)
     whole = [_instant_as_seconds(row) for row in rows if not _is_masked(row) and not _is_of_demonstration(row)]
     masked = sum(map(_is_masked, rows))
+    _hide([row["key_value"] for row in whole if isinstance(row, dict) and isinstance(row.get("key_value"), str)])
     imported, skipped = http.services().keys.import_(whole)
     skipped += len(rows) - len(whole)
     message = f"Import complete. Imported {imported}, skipped {skipped}."
@@ -192,6 +196,11 @@ def import_keys() -> Response:
 
 def _identity(key_id: str) -> int:
     return http.identity(key_id, "Key")
+
+
+def _hide(values: list[str]) -> None:
+    """Take these out of every text from now on: a key may be used, and said back, as soon as it is stored."""
+    http.services().redactor.learn(value for value in values if len(value) >= MIN_VALUE_CHARS)
 
 
 def _check_provider(name: str) -> None:

@@ -1,0 +1,31 @@
+"""
+What a driver needs beside the core: where to connect, whom to tell, what time it is. One for each worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.clock import Clock
+from app.lifecycle import Lifecycle
+from app.proxy.gateway import Gateway
+from app.proxy.upstream import Upstreams
+from app.records import RequestRecord
+from app.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """
+    record        -- takes the record of each request; never blocks
+    buffer_bytes  -- how much to read at once
+    """
+
+    gateway: Gateway
+    upstreams: Upstreams
+    lifecycle: Lifecycle
+    clock: Clock
+    metrics: Metrics
+    record: Callable[[RequestRecord], None]
+    buffer_bytes: Callable[[], int]

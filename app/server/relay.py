@@ -1,0 +1,248 @@
+"""
+The loop driver: runs one exchange on the event loop. It moves bytes and decides nothing, as the thread driver does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from app.edge import Edge
+from app.errors import MiddlewareError
+from app.proxy.collation import ListExchange
+from app.proxy.events import (
+    Abort,
+    ClientBytes,
+    ClientGone,
+    ClientHead,
+    CloseUpstream,
+    Command,
+    Drain,
+    Event,
+    Finish,
+    ReadBody,
+    Record,
+    ReleaseUpstream,
+    RequestBody,
+    Send,
+    Tick,
+    UpstreamFailed,
+)
+from app.proxy.exchange import Exchange
+from app.proxy.link import Link
+from app.proxy.upstream import DialFailed
+from app.server.loop import Alarm, Loop
+
+log = logging.getLogger(__name__)
+
+#: How long after the connect timeout a dialling thread is given up.
+DIAL_SLACK_S = 0.5
+
+
+class Client(Protocol):
+    """The connection to the caller, as the relay sees it."""
+
+    def want_body(self, max_bytes: int) -> None: ...
+    def head(self, command: ClientHead) -> None: ...
+    def data(self, data: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def abort(self) -> None: ...
+    def uncork(self) -> None: ...
+
+
+class LoopRelay:
+    """
+    Runs until the exchange is done, which may be a moment after the caller has everything.
+
+    over  -- called once, then
+    """
+
+    def __init__(
+        self, loop: Loop, edge: Edge, exchange: Exchange | ListExchange, client: Client, over: Callable[[], None]
+    ) -> None:
+        self.exchange = exchange
+        self._loop = loop
+        self._edge = edge
+        self._client: Client | None = client
+        self._over: Callable[[], None] | None = over
+        self._link: Link | None = None
+        self._descriptor = -1
+        self._interest = 0
+        self._paused = False
+        self._alarm = Alarm(loop, lambda: self._feed(Tick()))
+        self._dial_alarm = Alarm(loop, self._dialled_too_long)
+
+    # -- for the connection -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._drive(self.exchange.start)
+
+    def body(self, data: bytes) -> None:
+        self._feed(RequestBody(data))
+
+    def gone(self) -> None:
+        """The caller left: nothing more can be told to it."""
+        self._client = None
+        self._feed(ClientGone())
+
+    def drain(self) -> None:
+        self._feed(Drain())
+
+    def refuse(self, error: MiddlewareError) -> None:
+        self._run(self.exchange.refuse(error, self._edge.clock.monotonic()))
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on reading from the upstream: the caller reads more slowly than it writes."""
+        if self._paused is not paused:
+            self._paused = paused
+            self._watch()
+
+    # -- the core -----------------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        self._drive(lambda now: self.exchange.feed(event, now))
+
+    def _drive(self, step: Callable[[float], list[Command]]) -> None:
+        now = self._edge.clock.monotonic()
+        try:
+            commands = step(now)
+        except Exception:  # noqa: BLE001 - the top level: a defect of ours becomes an answer in the caller's dialect
+            log.exception("a request failed inside the middleware")
+            commands = self.exchange.refuse(MiddlewareError(), now)
+        self._run(commands)
+
+    def _run(self, commands: list[Command]) -> None:
+        for command in commands:
+            _ACTIONS[type(command)](self, command)
+        if self._client is not None:
+            self._client.uncork()
+        if not self.exchange.done:
+            self._alarm.move(self.exchange.deadline)
+            return
+        self._alarm.move(None)
+        self._drop_link()
+        over, self._over = self._over, None
+        if over is not None:
+            over()
+
+    # -- commands -----------------------------------------------------------------------------------
+
+    def _do_read_body(self, command: ReadBody) -> None:
+        if self._client is not None:
+            self._client.want_body(command.max_bytes)
+
+    def _do_client_head(self, command: ClientHead) -> None:
+        if self._client is not None:
+            self._client.head(command)
+
+    def _do_client_bytes(self, command: ClientBytes) -> None:
+        if self._client is not None:
+            self._client.data(command.data)
+
+    def _do_finish(self, _command: Finish) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.finish()
+
+    def _do_abort(self, _command: Abort) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.abort()
+
+    def _do_record(self, command: Record) -> None:
+        self._edge.record(command.record)
+
+    def _do_send(self, command: Send) -> None:
+        self._drop_link()
+        link = self._link = Link(command, self._edge.upstreams)
+        if not link.dialling:
+            self._watch()
+            return
+        now = self._edge.clock.monotonic()
+        self._dial_alarm.move(now + command.connect_timeout_s + DIAL_SLACK_S)
+        link.when_dialled(lambda: self._loop.call_soon(lambda: self._dialled(link)))
+
+    def _do_close_upstream(self, _command: CloseUpstream) -> None:
+        self._drop_link()
+
+    def _do_release_upstream(self, _command: ReleaseUpstream) -> None:
+        link = self._take_link()
+        if link is not None:
+            link.release()
+
+    # -- the upstream's socket -----------------------------------------------------------------------
+
+    def _dialled(self, link: Link) -> None:
+        if self._link is not link or not link.dialling:
+            return
+        self._dial_alarm.move(None)
+        try:
+            link.await_dial(0)
+        except DialFailed as error:
+            self._drop_link()
+            self._feed(UpstreamFailed(error.code, connected=False, message=str(error)))
+        else:
+            self._watch()
+
+    def _dialled_too_long(self) -> None:
+        if self._link is not None and self._link.dialling:
+            self._drop_link()
+            self._feed(UpstreamFailed("connect_timeout", connected=False, message="no connection in time"))
+
+    def _watch(self) -> None:
+        """Wait for what the link waits for."""
+        link = self._link
+        if link is None or link.dialling:
+            return
+        interest = link.interest & ~1 if self._paused else link.interest
+        if self._descriptor < 0:
+            self._descriptor = link.descriptor
+            self._loop.register(self._descriptor, interest, self._ready)
+        elif interest != self._interest:
+            self._loop.modify(self._descriptor, interest)
+        self._interest = interest
+
+    def _ready(self, _event: int) -> None:
+        link = self._link
+        if link is None:
+            return
+        while True:
+            events, failure = link.receive(self._edge.buffer_bytes())
+            for event in events:
+                self._feed(event)
+                if self._link is not link:
+                    return
+            if failure is not None:
+                self._drop_link()
+                self._feed(failure)
+                return
+            if not link.has_buffered or self._paused:
+                break
+        self._watch()
+
+    def _take_link(self) -> Link | None:
+        link, self._link = self._link, None
+        if self._descriptor >= 0:
+            self._loop.unregister(self._descriptor)
+            self._descriptor, self._interest = -1, 0
+        return link
+
+    def _drop_link(self) -> None:
+        self._dial_alarm.move(None)
+        link = self._take_link()
+        if link is not None:
+            link.close()
+
+
+_ACTIONS: dict[type, Callable[..., None]] = {
+    ReadBody: LoopRelay._do_read_body,
+    Send: LoopRelay._do_send,
+    CloseUpstream: LoopRelay._do_close_upstream,
+    ReleaseUpstream: LoopRelay._do_release_upstream,
+    ClientHead: LoopRelay._do_client_head,
+    ClientBytes: LoopRelay._do_client_bytes,
+    Finish: LoopRelay._do_finish,
+    Abort: LoopRelay._do_abort,
+    Record: LoopRelay._do_record,
+}
