@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import socket
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
     from flask import Flask
 
 
+#: How long a server that is just ending may still hold the address.
+ADDRESS_WAIT_S = 5.0
+#: With one of these gunicorn takes over a socket that listens already.
+INHERITED = {"GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS"}
+
+
 def read_config() -> Config:
     """The configuration of the environment and of `.env`. Raises ConfigError."""
     load_dotenv(".env")
@@ -30,6 +39,8 @@ def main() -> int:
     """Serve until told to stop; the exit status."""
     try:
         config = read_config()
+        if not INHERITED & os.environ.keys():
+            check_address(config)
         prepare(config)
     except ConfigError as error:
         sys.stderr.write(f"The middleware can't start. {error}\n")
@@ -48,15 +59,42 @@ def prepare(config: Config) -> None:
     from app.storage.database import Database
     from app.vault import Vault
 
+    try:
+        _make_run_dir(config)
+    except OSError as error:
+        variable = next((name for name in ("RUN_DIR", "DATABASE_URL") if os.environ.get(name)), "DB_PATH")
+        raise ConfigError(variable, f"{error.filename} cannot be used: {error.strerror}.") from None
+    database = Database(config.database_url)
+    database.migrate(Vault.open(config))
+    database.close()
+
+
+def _make_run_dir(config: Config) -> None:
     config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if config.workers > 1:
         folder = config.run_dir / "metrics"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    database = Database(config.database_url)
-    database.migrate(Vault.open(config))
-    database.close()
+
+
+def check_address(config: Config) -> None:
+    """Raises ConfigError where nobody can listen. An address that is only taken gets a moment to become free."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET  # as gunicorn has it
+    deadline = time.monotonic() + ADDRESS_WAIT_S
+    while True:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                return probe.bind((config.host, config.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                variable = "PORT" if error.errno in (errno.EACCES, errno.EPERM) else "HOST"
+                place = f"{config.host}, port {config.port}"
+                raise ConfigError(variable, f"cannot listen on {place}: {error.strerror}.") from None
+            if time.monotonic() > deadline:
+                raise ConfigError("PORT", f"{config.port} is in use by another program; choose another.") from None
+        time.sleep(0.1)
 
 
 def __getattr__(name: str) -> Any:

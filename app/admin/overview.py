@@ -1,7 +1,7 @@
 """
 The state of the middleware in a few figures and one sentence, for the overview page and the statistics.
 
-The demonstration counts only while it answers: as soon as a real key could serve, its keys are left out everywhere.
+The demonstration counts only while it answers: as soon as a real key exists, its keys are left out everywhere.
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ def provider_rows(services: Services) -> list[ProviderRow]:
 
 
 def demonstration_answers(services: Services) -> bool:
-    """Whether the demonstration answers: it does until an enabled provider has a real key that is not disabled."""
-    real = any(row.enabled and row.healthy + row.resting > 0 for row in provider_rows(services))
-    return services.providers.snapshot.demo is not None and not real
+    """Whether the demonstration answers: it does until a real key exists, in whatever state."""
+    return services.providers.snapshot.demo is not None and not services.keys.any_real()
 
 
 def health_status(services: Services) -> dict[str, int]:

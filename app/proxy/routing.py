@@ -213,6 +213,8 @@ class _Finder:
         if self.model is None and self.providers.demo is not None and not self.keys.any_real():
             self._say("there is no real key: the demonstration answers")
             return self._route([self.providers.demo])
+        if self.keys.any_real():
+            raise NoKeys("All API keys are disabled, or their providers are. Enable or add one at /middleware/.")
         raise NoKeys(
             "No usable API key. Add one in /middleware, by POST /middleware/api/keys or in .env;"
             " until then only the demonstration answers, for example model 'demo-fast'."

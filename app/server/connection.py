@@ -14,10 +14,10 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
-from app.errors import RequestTimeout
-from app.formats import json_body
+from app.errors import BadRequest, MiddlewareError, RequestTimeout
 from app.proxy.events import ClientHead, Headers
 from app.server.loop import GONE, READ, WRITE, Alarm, Loop
+from app.server.refusals import refusal_body
 from app.server.requests import BadRequestBytes, Request, RequestParser
 
 READ_BYTES = 65536
@@ -50,6 +50,7 @@ class Handler(Protocol):
     def gone(self) -> None: ...
     def drain(self) -> None: ...
     def pause(self, paused: bool) -> None: ...
+    def refuse(self, error: MiddlewareError) -> None: ...
 
 
 class Connection:
@@ -137,12 +138,13 @@ class Connection:
 
     def _refuse(self, error: BadRequestBytes) -> None:
         """Bytes that are no request: say so, unless an answer to an earlier one is still on its way, and close."""
-        self._ending = True
-        if self._handler is not None:
-            self._keep = False
-            return
-        body = json_body.dumps({"error": {"message": str(error), "type": "invalid_request_error", "code": "bad_http"}})
         self._keep = False
+        if self._handler is not None:
+            # The answer to an earlier request is on its way, or the fault is in the body of the current one.
+            self._fail_body(BadRequest("The request's body is not framed as HTTP/1.1 asks."))
+            self._ending = True
+            return
+        body = refusal_body(error.status, str(error))
         self._send_head(ClientHead(error.status, [("Content-Type", "application/json")], len(body)), None)
         self._write(body)
         self._end()
@@ -339,14 +341,15 @@ class Connection:
         handler = self._handler
         if handler is None or self._unsent or self._ending:
             self._leave()
-        elif self._body_limit is not None:
-            self._body_limit = None
+        else:
             self._keep = False
-            refuse = getattr(handler, "refuse", None)
-            if refuse is not None:
-                refuse(RequestTimeout("The request's body came too slowly."))
-            else:
-                self._leave()
+            self._fail_body(RequestTimeout("The request's body came too slowly."))
+
+    def _fail_body(self, error: MiddlewareError) -> None:
+        """The body that the handler waits for will not come."""
+        if self._handler is not None and self._body_limit is not None:
+            self._body_limit = None
+            self._handler.refuse(error)
 
     def _end(self) -> None:
         """Everything is said: let the client read it, then close."""

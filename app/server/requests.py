@@ -61,7 +61,8 @@ class RequestParser:
         self._parser = httptools.HttpRequestParser(self)
         self._current = Request()
         self._target = bytearray()
-        self._head_bytes = 0
+        self._head_bytes = 0  # of an unfinished head, as they were read
+        self._header_bytes = 0
         self._hosts = 0
         self._body_of: Request | None = None
 
@@ -87,7 +88,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self._current = Request()
         self._target = bytearray()
-        self._hosts = 0
+        self._hosts = self._header_bytes = 0
         self.in_head = True
 
     def on_url(self, part: bytes) -> None:
@@ -104,6 +105,9 @@ class RequestParser:
             self._hosts += 1
         elif lower == b"expect" and value.lower() == b"100-continue":
             self._current.expects = True
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > MAX_HEAD_BYTES:
+            raise BadRequestBytes(431, "The request's head is too large.")
         headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:

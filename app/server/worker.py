@@ -26,10 +26,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakSet
 
+from gunicorn.http.errors import (
+    ChunkMissingTerminator,
+    ExpectationFailed,
+    InvalidChunkSize,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import TConn
 from gunicorn.workers.gthread import ThreadWorker as GunicornThreadWorker
 
 from app.lifecycle import Lifecycle
+from app.server.refusals import refusal
 
 #: The longest silence while a client sends its request.
 READ_TIMEOUT_S = 30
@@ -54,6 +64,17 @@ _REFUSAL_BODY = (
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_REFUSAL_BODY), _REFUSAL_BODY)
+)
+
+#: What gunicorn's parser raises, the narrowest first.
+_CLIENT_FAULTS: tuple[tuple[type[BaseException], int, str], ...] = (
+    (LimitRequestLine, 414, "The request's address is too long."),
+    (LimitRequestHeaders, 431, "The request's head is too large."),
+    (ExpectationFailed, 417, "Only 'Expect: 100-continue' is known."),
+    (UnsupportedTransferCoding, 501, "The request's transfer coding is not known."),
+    (ParseException, 400, "The request is not well-formed HTTP/1.1."),
+    (InvalidChunkSize, 400, "The request's body is not framed as HTTP/1.1 asks."),
+    (ChunkMissingTerminator, 400, "The request's body is not framed as HTTP/1.1 asks."),
 )
 
 
@@ -137,6 +158,16 @@ class ThreadWorker(GunicornThreadWorker):
             close_at_once(False)
 
     # -- the end ----------------------------------------------------------------------------------
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """What never became a request is refused in JSON, as every other refusal is."""
+        fault = next(((status, said) for kind, status, said in _CLIENT_FAULTS if isinstance(exc, kind)), None)
+        if fault is None:
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("Refused bytes that are no request: %s", type(exc).__name__)
+        with contextlib.suppress(OSError):
+            client.sendall(refusal(*fault))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM. A handler may interrupt any line, so that all it does is to leave word for the loop."""

@@ -49,6 +49,14 @@ def test_an_empty_middleware_shows_its_demonstration_and_how_to_add_a_key(middle
     assert "No password is set" in text
 
 
+def test_a_disabled_key_ends_the_demonstration_too(middleware: Middleware) -> None:
+    key_id = middleware.add_key()
+    client = middleware.client()
+    assert client.put(f"/middleware/api/keys/{key_id}", json={"status": "Disabled"}).status_code == 200
+    assert "demonstration is answering" not in client.get("/middleware/").text
+    assert [row["id"] for row in client.get("/middleware/api/keys").get_json()] == [key_id]
+
+
 def test_a_real_key_ends_the_demonstration(middleware: Middleware) -> None:
     client = middleware.client()
     assert client.post("/middleware/api/keys", json=KEY).status_code == 201

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -64,12 +65,7 @@ def test_a_setting_from_a_dotenv_file_is_named_too(tmp_path: Path) -> None:
     assert_gives_up(tmp_path, "MAX_RETRIES")
 
 
-NO_FOLDER = pytest.param(
-    "no folder", marks=pytest.mark.xfail(strict=True, reason="the folder that workers share is made unguarded")
-)
-
-
-@pytest.mark.parametrize("kind", ["folder", NO_FOLDER, "garbage", "text"])
+@pytest.mark.parametrize("kind", ["folder", "no folder", "garbage", "text"])
 def test_a_database_file_that_is_none_is_named_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "other.db"
     if kind == "folder":
@@ -82,6 +78,22 @@ def test_a_database_file_that_is_none_is_named_and_left_as_it_is(tmp_path: Path,
     before = path.read_bytes() if path.is_file() else b""
     assert_gives_up(tmp_path, "DB_PATH", DB_PATH=str(path))
     assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_a_folder_for_running_processes_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert_gives_up(tmp_path, "RUN_DIR", RUN_DIR=str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_named(tmp_path: Path, host: str) -> None:
+    assert_gives_up(tmp_path, "HOST", HOST=host, MIDDLEWARE_PASSWORD="correct horse")
+    assert not (tmp_path / "keys.db").exists()
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "in use" in assert_gives_up(tmp_path, "PORT", PORT=str(taken.getsockname()[1]))
 
 
 def test_s32_a_database_of_a_later_version_is_refused_whole(tmp_path: Path) -> None:

@@ -239,7 +239,6 @@ def test_s16_ambiguous_framing_is_refused_and_the_connection_closed(
     assert upstream.received[before:] == []
 
 
-@pytest.mark.xfail(strict=True, reason="the worker class still answers with the HTML of its base class")
 @pytest.mark.parametrize("name", ["a huge header", "many headers", "a long target", "two equal lengths"])
 def test_what_the_server_refuses_before_the_application_is_told_in_json(server: Server, name: str) -> None:
     status, headers, rest = server.raw(FRAMING[name] + NEXT)

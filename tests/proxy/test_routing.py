@@ -121,6 +121,12 @@ def test_any_real_key_ends_the_demonstration(keys, model):
         found(Wanted(model, "openai_chat"), keys=keys)
 
 
+def test_when_all_real_keys_are_disabled_nobody_is_sent_to_the_demonstration():
+    with pytest.raises(NoKeys, match="disabled") as caught:
+        found(Wanted("gpt-5", "openai_chat"), keys=Keys(dead=["openai"]))
+    assert "demo" not in caught.value.message
+
+
 def test_a_named_provider_without_keys_says_so():
     with pytest.raises(NoKeys, match="'gemini' has no usable key"):
         found(Wanted("gemini/x", "gemini"), keys=Keys("openai"))
