@@ -156,12 +156,18 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
     keys.subscribe(lambda change: _tell(services.usage, change))
 
     def know_secrets() -> None:
-        services.redactor.replace_secrets([*config.secrets, *keys.secrets()])
+        services.redactor.replace_secrets([*config.secrets, *keys.secrets(), *providers.secrets()])
 
     poller = RevisionPoller(services.database)
-    for refresh in (services.live_settings.refresh, keys.refresh, providers.refresh, services.clients.refresh):
+    # Secrets are known before anything else follows, so that a new key is hidden as soon as it is used.
+    for refresh in (
+        keys.refresh,
+        providers.refresh,
+        know_secrets,
+        services.live_settings.refresh,
+        services.clients.refresh,
+    ):
         poller.subscribe(refresh)
-    poller.subscribe(know_secrets)
     poller.subscribe(edge.gateway.model_cache.clear)
     retention = Retention(
         services.database,

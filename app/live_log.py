@@ -130,7 +130,7 @@ class LiveLog:
     def _write(self, connection: Connection, entries: _Entries) -> None:
         lines: list[_Line] = []
         for entry in entries:
-            lines += _request_lines(entry) if isinstance(entry, RequestRecord) else [entry]
+            lines += _request_lines(entry, self._redactor.text) if isinstance(entry, RequestRecord) else [entry]
         if lines:
             rows = [{"at": at, "color": color, "message": self._printable(message)} for at, color, message in lines]
             connection.execute(insert(events), rows)
@@ -163,15 +163,15 @@ def status_color(status: int, outcome: str = "success") -> str:
     return YELLOW if 300 <= status < 400 else RED
 
 
-def _request_lines(record: RequestRecord) -> list[_Line]:
+def _request_lines(record: RequestRecord, clean: Callable[[str], str]) -> list[_Line]:
     ended_at = record.started_at + record.duration_ms / 1000
     color = status_color(record.status, record.outcome)
     lines = [(record.started_at, BLUE, _request_line(record))]
     if record.request_excerpt:
-        lines.append((record.started_at, BLUE, f"Request body: {_cut(record.request_excerpt)}"))
+        lines.append((record.started_at, BLUE, f"Request body: {_cut(clean(record.request_excerpt))}"))
     lines.append((ended_at, color, _answer_line(record)))
     if record.response_excerpt:
-        lines.append((ended_at, color, f"Response body: {_cut(record.response_excerpt)}"))
+        lines.append((ended_at, color, f"Response body: {_cut(clean(record.response_excerpt))}"))
     return lines
 
 

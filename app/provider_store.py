@@ -57,6 +57,10 @@ class ProviderStore:
             entries = [entry for row in rows if (entry := self._entry(row)) is not None]
             self.snapshot = Providers.of(entries, aliases, self._demonstration())
 
+    def secrets(self) -> list[str]:
+        """The values of all extra headers, for redaction."""
+        return [value for entry in self.snapshot.ordered for value in entry.headers.values()]
+
     def list(self) -> list[Row]:
         """Every entry as the admin API shows it, header values masked."""
         with self._database.read() as connection:

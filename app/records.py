@@ -68,7 +68,7 @@ class RequestRecord:
     reasoning_tokens: int | None = None
     peer: str = ""
     user_agent: str = ""
-    #: At most 500 characters each, redacted; empty unless `log_request_body` or `log_response_body` is on.
+    #: The beginnings of the bodies, not yet redacted; empty unless `log_request_body` or `log_response_body` is on.
     request_excerpt: str = ""
     response_excerpt: str = ""
     attempts: list[AttemptRecord] = field(default_factory=list)

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARS = 500
 _DAY_S = 86400.0
+_ALL_REST = "All keys that could serve this request are resting"
 _NO_KEY = {
     Outcome.TRIED: "Every usable key of provider {names} has been tried for this request.",
     Outcome.NOT_SERVED: "No key of provider {names} may serve {models}; see the models allowed for each key.",
@@ -198,8 +199,11 @@ class LiveKeys:
             wait_s = max(0.0, pick.wake_at - now)
             wake_at = self._clock.wall() + wait_s
             when = datetime.fromtimestamp(wake_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            with self._lock:
+                pauses = [f"{name} ({why})" for name in wanted.providers if (why := self._rotation.pause_of(name))]
+            what = f"The provider {', '.join(pauses)} is paused" if pauses else _ALL_REST
             return AllKeysResting(
-                f"All keys that could serve this request are resting; the first wakes up at {when}.",
+                f"{what}; the first wakes up at {when}.",
                 wake_at=wake_at,
                 retry_after_s=wait_s,
             )

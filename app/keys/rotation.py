@@ -276,7 +276,7 @@ class Rotation:
         self.restore(key.limit, status, until, 0)
         if status is not Status.HEALTHY:
             return
-        limits = [*key.pairs.values()]
+        limits = [*key.pairs.values(), self.pools[key.provider].limit]
         if key.team is not None:
             limits += [key.team.limit, *key.team.pairs.values()]
         for limit in limits:
@@ -388,6 +388,11 @@ class Rotation:
         """Whether the provider entry has a key that is not disabled."""
         pool = self.pools.get(provider)
         return pool is not None and any(key.limit.until != FOREVER for key in pool.keys.values())
+
+    def pause_of(self, provider: str) -> str:
+        """Why the whole provider entry rests; empty when it does not."""
+        pool = self.pools.get(provider)
+        return pool.limit.reason or "paused" if pool is not None and pool.limit.until else ""
 
     def all_limits(self, key: KeyState) -> Iterable[Limit]:
         """Every limit that covers this key, except the provider's."""

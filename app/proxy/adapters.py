@@ -42,6 +42,9 @@ class ClientDoor:
             return self._mode == "required"
         return self._exposed or self._clients.any_exist()
 
+    def local_only(self) -> bool:
+        return self._mode == "auto" and not self.required()
+
     def recognise(self, token: str) -> Client:
         client = self._clients.authenticate(token)
         if client is None:

@@ -21,6 +21,7 @@ from app.errors import (
 )
 from app.formats import paths
 from app.formats.base import Format, Match
+from app.proxy import cors
 from app.proxy.decoding import DecodingFailed, decoder
 from app.proxy.events import RequestHead
 from app.proxy.gateway import Caller, Gateway
@@ -28,6 +29,7 @@ from app.proxy.headers import credentials, lowered
 from app.settings import Settings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/-]{1,128}")
+_LOCAL_HOST = re.compile(r"(localhost|[a-z0-9-]+\.localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?|")
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
@@ -89,6 +91,7 @@ def admit(visitor: Visitor, gateway: Gateway, settings: Settings) -> None:
 def identify(visitor: Visitor, gateway: Gateway, query_keys: list[str]) -> None:
     """Find out whose client key this is. Raises Unauthorized where one is required and none is right."""
     if not gateway.callers.required():
+        _refuse_web_pages(visitor, gateway)
         return
     found = credentials(visitor.headers, query_keys)
     if not found:
@@ -136,6 +139,27 @@ def shutting_down() -> Overloaded:
 
 def too_large(max_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body is larger than {max_bytes} bytes (setting max_request_size).")
+
+
+def _refuse_web_pages(visitor: Visitor, gateway: Gateway) -> None:
+    """
+    Without a client key every web page that somebody opens on this machine could spend the keys: by a plain request
+    across sites, or by pointing its own name at this address (DNS rebinding). Programs send no Origin.
+    """
+    headers = visitor.headers
+    host = headers.get("host", "")
+    if gateway.callers.local_only() and _LOCAL_HOST.fullmatch(host.lower()) is None:
+        raise Forbidden(
+            "Without client keys only this machine's own names (localhost, 127.0.0.1) lead here."
+            " Make a client key to serve other names."
+        )
+    origin = headers.get("origin")
+    if origin is None or origin.partition("://")[2] == host or cors.allows(headers, gateway.settings()):
+        return
+    raise Forbidden(
+        "Web pages of other sites may not call this server without a client key."
+        " Name the page's origin in cors_origins and set enable_cors, or make a client key."
+    )
 
 
 def _refuse_blocked_agents(visitor: Visitor, settings: Settings) -> None:

@@ -10,7 +10,8 @@ from app.proxy.admission import Visitor
 from app.proxy.attempts import Attempts
 from app.records import RequestRecord
 
-EXCERPT_CHARS = 500
+#: More than is shown: secrets are taken out before the excerpt is cut to what the live log shows.
+EXCERPT_CHARS = 2000
 
 _OUTCOME_BY_CODE = {
     "all_keys_resting": "resting",
@@ -51,7 +52,7 @@ class Book:
         record = self.record
         record.model, record.stream = call.model, call.stream
         if excerpt:
-            record.request_excerpt = call.body[: EXCERPT_CHARS * 4].decode("utf-8", "replace")[:EXCERPT_CHARS]
+            record.request_excerpt = call.body[:EXCERPT_CHARS].decode("utf-8", "replace")
 
     def placed(self, attempts: Attempts) -> None:
         """Where the request went in the end."""
@@ -70,8 +71,7 @@ class Book:
             record.first_byte_ms = round((now - self._began) * 1000)
         record.response_bytes += len(data)
         if excerpt and len(record.response_excerpt) < EXCERPT_CHARS:
-            text = data[: EXCERPT_CHARS * 4].decode("utf-8", "replace")
-            record.response_excerpt = (record.response_excerpt + text)[:EXCERPT_CHARS]
+            record.response_excerpt += data[:EXCERPT_CHARS].decode("utf-8", "replace")
 
     def used(self, usage: Usage) -> None:
         record = self.record

@@ -32,14 +32,18 @@ def cors_headers(headers: Mapping[str, str], settings: Settings) -> Headers:
     ]
 
 
+def allows(headers: Mapping[str, str], settings: Settings) -> bool:
+    """Whether the page that sends this request may read the answer."""
+    return any(name == "Access-Control-Allow-Origin" for name, _ in cors_headers(headers, settings))
+
+
 def preflight(headers: Mapping[str, str], method: str, settings: Settings) -> Headers | None:
     """
     What a 204 for an allowed preflight has beside `cors_headers`; None for all else, which goes the usual way.
     """
     if method != "OPTIONS" or "access-control-request-method" not in headers:
         return None
-    allowed = cors_headers(headers, settings)
-    if not any(name == "Access-Control-Allow-Origin" for name, _ in allowed):
+    if not allows(headers, settings):
         return None
     wanted = headers.get("access-control-request-headers", "")
     return [

@@ -44,6 +44,10 @@ class Callers(Protocol):
         """Whether a request needs a client key at this moment."""
         ...
 
+    def local_only(self) -> bool:
+        """Whether no key is needed because only programs on this machine can ask."""
+        ...
+
     def recognise(self, token: str) -> Caller:
         """The client of this key. Raises Unauthorized, saying whether it is unknown, expired or switched off."""
         ...

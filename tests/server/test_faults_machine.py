@@ -1,99 +1,40 @@
 """
-Faults of the process and of the machine, against `python main.py` under gunicorn: signals, kill -9, a database that is
-locked, full, gone or damaged, clocks that jump, files that run out.
+Faults of the machine: a database that is locked, full, gone or damaged, clocks that jump, threads and files that run
+out, addresses that lead nowhere. Against `python main.py` under gunicorn where the process matters.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import resource
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 from pysqlite3 import dbapi2 as sqlite
 
 from app.clock import Clock
 from tests import canned
 from tests.canned_errors import OPENAI_RATE_LIMIT
-from tests.fake_provider import Behavior, FakeProvider, Received, json_reply, stream, wait_for
+from tests.fake_provider import FakeProvider, json_reply
 from tests.gateway import Gateway, RawClient
-from tests.proxy.stream_cases import CASES, see
+from tests.server.load import (
+    CHAT,
+    PATH,
+    STREAMED,
+    ask,
+    held,
+    rests_until,
+    served_by,
+    streams,
+    try_to_ask,
+)
 from tests.server.server import Server, run_main, wait_until
-
-CHAT = CASES[0]
-PATH = "/v1/chat/completions"
-STREAMED = CHAT.dialect.request
-KEYS = ("sk-process-key-0001", "sk-process-key-0002")
-BEFORE = (*CHAT.prologue, CHAT.content[0])
-AFTER = (*CHAT.content[1:], *CHAT.tail)
-
-
-@pytest.fixture
-def provider() -> Iterator[FakeProvider]:
-    with FakeProvider() as found:
-        found.default(json_reply(canned.chat()))
-        yield found
-
-
-def served_by(provider: FakeProvider, **environ: str) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": provider.origin, "OPENAI_API_KEYS": ",".join(KEYS), **environ}
-
-
-def held(go_on: threading.Event) -> Behavior:
-    """A stream that stops after its first word until the test lets it go on."""
-    return stream([*BEFORE, wait_for(go_on), *AFTER])
-
-
-@contextmanager
-def streams(server: Server, count: int) -> Iterator[list[RawClient]]:
-    """So many callers, each with the first word of its stream."""
-    clients = [server.raw() for _ in range(count)]
-    try:
-        for client in clients:
-            client.socket.settimeout(20.0)
-            client.post(PATH, STREAMED)
-        for client in clients:
-            see(client, BEFORE[-1])
-            client.head()
-        yield clients
-    finally:
-        for client in clients:
-            client.close()
-
-
-def ask(server: Server) -> int:
-    return server.post(PATH, canned.CHAT_REQUEST).status
-
-
-def key_named(server: Server, key_id: int) -> dict[str, Any]:
-    found: dict[str, Any] = server.get(f"/middleware/api/keys/{key_id}").json
-    return found
-
-
-def rests_until(shown: dict[str, Any]) -> Any:
-    """When the key serves the one model of these tests again; None while it does."""
-    return next((rest["until"] for rest in shown["model_rests"]), shown["disabled_until"])
-
-
-def rest_first_key(server: Server) -> float:
-    """Ask until the first key has met its limit; the Unix second until which it rests."""
-    for _ in range(4):
-        assert ask(server) == 200
-    until = rests_until(key_named(server, 1))
-    assert until is not None
-    return datetime.fromisoformat(until).timestamp()
-
 
 # -- F44, F45: the database -------------------------------------------------------------------------------
 
@@ -238,8 +179,21 @@ class JumpingClock:
 JUMPS = {"a day ahead": 86400.0, "a day back": -86400.0}
 
 
-@pytest.mark.parametrize("jump", JUMPS)
-@pytest.mark.parametrize("rest_s", [60, 3600], ids=["by its provider", "by a person"])
+@pytest.mark.parametrize(
+    ("jump", "rest_s"),
+    [
+        ("a day ahead", 60),
+        pytest.param(
+            "a day back",
+            60,
+            marks=pytest.mark.xfail(
+                strict=True, reason="a stored rest of a (key, model) is read again by the wall clock at each refresh"
+            ),
+        ),
+        ("a day ahead", 3600),
+        ("a day back", 3600),
+    ],
+)
 def test_f46_a_key_rests_for_its_time_whatever_the_wall_clock_does(
     tmp_path: Path, provider: FakeProvider, jump: str, rest_s: int
 ) -> None:
@@ -387,13 +341,6 @@ def status_of(client: RawClient) -> int:
     try:
         return client.head()[0]
     except (EOFError, ConnectionError, TimeoutError):
-        return 0
-
-
-def try_to_ask(server: Server) -> int:
-    try:
-        return ask(server)
-    except urllib3.exceptions.HTTPError:
         return 0
 
 

@@ -1,6 +1,6 @@
 """
-Faults of the process and of the machine, against `python main.py` under gunicorn: signals, kill -9, a database that is
-locked, full, gone or damaged, clocks that jump, files that run out.
+Faults of the process, against `python main.py` under gunicorn: signals with streams under way, kill -9 under load, one
+of several workers that dies.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import resource
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,77 +22,23 @@ import pytest
 import urllib3
 from pysqlite3 import dbapi2 as sqlite
 
-from app.clock import Clock
 from tests import canned
 from tests.canned_errors import OPENAI_RATE_LIMIT
-from tests.fake_provider import Behavior, FakeProvider, Received, json_reply, stream, wait_for
-from tests.gateway import Gateway, RawClient
-from tests.proxy.stream_cases import CASES, see
-from tests.server.server import Server, run_main, wait_until
-
-CHAT = CASES[0]
-PATH = "/v1/chat/completions"
-STREAMED = CHAT.dialect.request
-KEYS = ("sk-process-key-0001", "sk-process-key-0002")
-BEFORE = (*CHAT.prologue, CHAT.content[0])
-AFTER = (*CHAT.content[1:], *CHAT.tail)
-
-
-@pytest.fixture
-def provider() -> Iterator[FakeProvider]:
-    with FakeProvider() as found:
-        found.default(json_reply(canned.chat()))
-        yield found
-
-
-def served_by(provider: FakeProvider, **environ: str) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": provider.origin, "OPENAI_API_KEYS": ",".join(KEYS), **environ}
-
-
-def held(go_on: threading.Event) -> Behavior:
-    """A stream that stops after its first word until the test lets it go on."""
-    return stream([*BEFORE, wait_for(go_on), *AFTER])
-
-
-@contextmanager
-def streams(server: Server, count: int) -> Iterator[list[RawClient]]:
-    """So many callers, each with the first word of its stream."""
-    clients = [server.raw() for _ in range(count)]
-    try:
-        for client in clients:
-            client.socket.settimeout(20.0)
-            client.post(PATH, STREAMED)
-        for client in clients:
-            see(client, BEFORE[-1])
-            client.head()
-        yield clients
-    finally:
-        for client in clients:
-            client.close()
-
-
-def ask(server: Server) -> int:
-    return server.post(PATH, canned.CHAT_REQUEST).status
-
-
-def key_named(server: Server, key_id: int) -> dict[str, Any]:
-    found: dict[str, Any] = server.get(f"/middleware/api/keys/{key_id}").json
-    return found
-
-
-def rests_until(shown: dict[str, Any]) -> Any:
-    """When the key serves the one model of these tests again; None while it does."""
-    return next((rest["until"] for rest in shown["model_rests"]), shown["disabled_until"])
-
-
-def rest_first_key(server: Server) -> float:
-    """Ask until the first key has met its limit; the Unix second until which it rests."""
-    for _ in range(4):
-        assert ask(server) == 200
-    until = rests_until(key_named(server, 1))
-    assert until is not None
-    return datetime.fromisoformat(until).timestamp()
-
+from tests.fake_provider import Behavior, FakeProvider, Received, json_reply, stream
+from tests.server.load import (
+    CHAT,
+    KEYS,
+    PATH,
+    STREAMED,
+    ask,
+    held,
+    key_named,
+    rest_first_key,
+    rests_until,
+    served_by,
+    streams,
+)
+from tests.server.server import Server, wait_until
 
 # -- F41: the end -----------------------------------------------------------------------------------------
 
