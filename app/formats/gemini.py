@@ -112,7 +112,10 @@ def _endpoints() -> Iterator[Endpoint]:
         Operation.OTHER,
     )
     yield _endpoint(("GET", "HEAD"), f"{_VERSION}/models", Operation.MODELS, stream=False)
-    yield _endpoint(("GET", "HEAD"), f"{_VERSION}/(?:models/)+{MODEL}", Operation.MODELS, stream=False)
+    # A verb is never part of a model's name, although names may hold colons.
+    every_verb = "|".join(verbs for verbs, _, _ in _VERBS)
+    one_model = rf"{_VERSION}/(?!.*:(?:{every_verb})$)(?:models/)+{MODEL}"
+    yield _endpoint(("GET", "HEAD"), one_model, Operation.MODELS, stream=False)
     yield _endpoint(
         _ALL_METHODS,
         rf"(?:/upload|/download)?{_VERSION}/(?:{_COLLECTIONS})(?::[A-Za-z]+)?(?:/{RESOURCE_ID})*",

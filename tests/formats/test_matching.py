@@ -181,3 +181,14 @@ def test_normalised_targets_match_end_to_end():
     provider, path = paths.split_prefix(path, {"openai"})
 
     assert (provider, match("POST", path, {}, query).path) == (None, "/v1/chat/completions")
+
+
+@pytest.mark.parametrize("verb", ["generateContent", "streamGenerateContent", "countTokens", "predict"])
+def test_a_verb_of_gemini_is_only_posted(verb):
+    with pytest.raises(MethodNotAllowed):
+        match("GET", f"/v1beta/models/gemini-test:{verb}", {}, "")
+
+
+def test_a_model_name_may_hold_a_colon():
+    found = match("GET", "/v1beta/models/llama3:8b", {}, "")
+    assert found.model == "llama3:8b"
