@@ -184,6 +184,7 @@ class ProviderStore:
             base_url=base_url,
             formats=tuple(name for name in clear["formats"] if name in FORMATS) or kind.formats,
             models=tuple(clear["models"]) or kind.models,
+            selective=bool(clear["models"]),
             headers=clear["headers"],
             query=clear["query"],
             priority=row["priority"],

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from app.errors import BadRequest, InvalidMessages
-from app.formats import json_body, openai, sse
+from app.formats import json_body, openai, openai_chat_assembly, sse
 from app.formats.base import Call, Edits, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
 from app.formats.openai import OpenAiFormat, endpoint
+from app.formats.openai_chat_assembly import index_of, objects
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -29,8 +30,6 @@ _SUSPICIOUS = re.compile(
 # Accepted by Gemini in the place of a signature that was made for another project.
 _SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
 _MAX_SIGNATURES = 8
-_MERGED_LEVELS = 8
-_NEVER_GROWING = frozenset({"role", "id", "type", "name"})
 
 
 class OpenAiChat(OpenAiFormat):
@@ -157,7 +156,7 @@ class OpenAiChat(OpenAiFormat):
         ids = []
         if isinstance(identifier, str) and identifier and call.json is not None and call.json.get("store") is True:
             ids.append(openai.resource_hint(identifier))
-        messages = [choice.get("message") for choice in _objects(answer.get("choices"))]
+        messages = [choice.get("message") for choice in objects(answer.get("choices"))]
         return ids + _signature_hints(messages)
 
     # -- streams ----------------------------------------------------------------------------------
@@ -169,37 +168,11 @@ class OpenAiChat(OpenAiFormat):
         return _DONE
 
     def stream_from_answer(self, call: Call, answer: Json) -> bytes:
-        chat = call.match.path == CHAT_PATH
-        base = {name: value for name, value in answer.items() if name not in ("choices", "usage", "object")}
-        base["object"] = "chat.completion.chunk" if chat else "text_completion"
-        choices = _objects(answer.get("choices"))
-        chunks: list[Json] = []
-        for choice in choices:
-            chunks += ({"choices": [part]} for part in (_deltas(choice) if chat else [choice]))
-        if _wants_usage(call):
-            chunks = [{**chunk, "usage": None} for chunk in chunks]
-            chunks.append({"choices": [], "usage": answer.get("usage")})
-        return b"".join(sse.encode(json_body.dumps({**base, **chunk})) for chunk in chunks) + _DONE
+        chunks = openai_chat_assembly.chunks_of(answer, chat=call.match.path == CHAT_PATH, usage=_wants_usage(call))
+        return b"".join(sse.encode(json_body.dumps(chunk)) for chunk in chunks) + _DONE
 
     def answer_from_stream(self, call: Call, events: list[bytes]) -> Json | None:
-        answer: Json = {}
-        choices: dict[int, Json] = {}
-        for chunk in _chunks(events):
-            if chunk.get("error"):
-                return None
-            if isinstance(chunk.get("usage"), dict):
-                answer["usage"] = chunk["usage"]
-            for name, value in chunk.items():
-                if name not in ("choices", "usage"):
-                    answer.setdefault(name, value)
-            for choice in _objects(chunk.get("choices")):
-                _add_choice(choices.setdefault(_index(choice), {}), choice)
-        if not choices or not all(choice.get("finish_reason") for choice in choices.values()):
-            return None
-        chat = call.match.path == CHAT_PATH
-        answer["object"] = "chat.completion" if chat else "text_completion"
-        answer["choices"] = [_finished(index, choices[index], chat=chat) for index in sorted(choices)]
-        return answer
+        return openai_chat_assembly.answer_from_stream(events, chat=call.match.path == CHAT_PATH)
 
 
 class ChatWatcher(StreamWatcher):
@@ -241,11 +214,11 @@ class ChatWatcher(StreamWatcher):
             self._last_usage = chunk["usage"]
             if choices == []:
                 return Mark.USAGE_ONLY
-        parts = _objects(choices)
+        parts = objects(choices)
         for hint in _signature_hints([part.get("delta") for part in parts]):
             if hint not in self.state.resource_ids:
                 self.state.resource_ids.append(hint)
-        ended = {_index(part) for part in parts if part.get("finish_reason")}
+        ended = {index_of(part) for part in parts if part.get("finish_reason")}
         if not self._has_output:
             # A chunk of another shape counts as output: it may mean something to the caller.
             self._has_output = not isinstance(choices, list) or any(_says_something(part) for part in parts)
@@ -280,101 +253,9 @@ def _says_something(choice: Json) -> bool:
     return bool(choice.get("text")) or not {"delta", "text"} & set(choice)
 
 
-def _chunks(events: list[bytes]) -> Iterator[Json]:
-    for event in events:
-        chunk = openai.loads(sse.data_of(event))
-        if isinstance(chunk, dict):
-            yield chunk
-
-
-def _deltas(choice: Json) -> list[Json]:
-    """The chunks' choices that say what one plain choice says."""
-    found = choice.get("message")
-    message: Json = found if isinstance(found, dict) else {}
-    index = _index(choice)
-    opening = {
-        "role": message.get("role") or "assistant",
-        "content": "" if message.get("content") is not None else None,
-    }
-    delta = {name: value for name, value in message.items() if name != "role" and value not in (None, "", [])}
-    if delta.get("tool_calls"):
-        delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(_objects(delta["tool_calls"]))]
-    parts = [{"index": index, "delta": opening, "finish_reason": None}]
-    if delta:
-        parts.append({"index": index, "delta": delta, "logprobs": choice.get("logprobs"), "finish_reason": None})
-    parts.append({"index": index, "delta": {}, "finish_reason": choice.get("finish_reason") or "stop"})
-    return parts
-
-
-def _add_choice(choice: Json, part: Json) -> None:
-    """Add one chunk's part of a choice to what is known of it."""
-    for name, value in part.items():
-        if value is None or name == "index":
-            continue
-        if name == "delta" and isinstance(value, dict):
-            _merge(choice.setdefault("message", {}), value)
-        elif name in ("text", "logprobs"):
-            _merge(choice, {name: value})
-        else:
-            choice[name] = value
-
-
-def _merge(known: Json, delta: Json, levels: int = _MERGED_LEVELS) -> None:
-    """Add a delta: texts and lists grow, objects are merged, tool calls keep apart by their index."""
-    for name, value in delta.items():
-        before = known.get(name)
-        if name == "tool_calls":
-            _merge_calls(known.setdefault("tool_calls", []), _objects(value))
-        elif name not in _NEVER_GROWING and (_are(str, before, value) or _are(list, before, value)):
-            known[name] = before + value
-        elif isinstance(value, dict) and isinstance(before, dict) and levels:
-            _merge(before, value, levels - 1)
-        elif isinstance(value, dict):
-            known[name] = dict(value)
-        elif value is not None and not (value == "" and before):
-            known[name] = value
-
-
-def _are(kind: type, *values: Any) -> bool:
-    return all(isinstance(value, kind) for value in values)
-
-
-def _merge_calls(calls: list[Json], deltas: list[Json]) -> None:
-    for delta in deltas:
-        index = delta.get("index")
-        call = next((call for call in calls if call["index"] == index), None) if index is not None else None
-        if call is None and index is None and calls and not delta.get("id"):
-            call = calls[-1]  # a server that numbers nothing goes on with the call that it began last
-        if call is None:
-            call = {"index": len(calls) if index is None else index}
-            calls.append(call)
-        _merge(call, {name: value for name, value in delta.items() if name != "index"})
-
-
-def _finished(index: int, choice: Json, *, chat: bool) -> Json:
-    if not chat:
-        return {"index": index, "text": "", "logprobs": None, **choice}
-    message = {"role": "assistant", "content": None, **choice.get("message", {})}
-    calls = message.get("tool_calls")
-    if calls:
-        ordered = sorted(calls, key=lambda call: call["index"] if isinstance(call["index"], int) else 0)
-        message["tool_calls"] = [{name: value for name, value in call.items() if name != "index"} for call in ordered]
-        message["content"] = message["content"] or None
-    return {"index": index, "logprobs": None, **choice, "message": message}
-
-
-def _objects(value: object) -> list[Json]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _index(choice: Json) -> int:
-    index = choice.get("index")
-    return index if type(index) is int else 0
-
-
 def _tool_calls(messages: object) -> Iterator[Json]:
-    for message in _objects(messages):
-        yield from _objects(message.get("tool_calls"))
+    for message in objects(messages):
+        yield from objects(message.get("tool_calls"))
 
 
 def _signature(call: Json) -> str:

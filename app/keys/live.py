@@ -144,6 +144,12 @@ class LiveKeys:
         with self._lock:
             return self._rotation.has_keys(provider)
 
+    def has_any(self, provider: str) -> bool:
+        """Whether the provider entry has a key, in whatever state."""
+        with self._lock:
+            pool = self._rotation.pools.get(provider)
+            return pool is not None and bool(pool.keys)
+
     def any_real(self) -> bool:
         """Whether any key exists, in whatever state, that does not belong to the demonstration."""
         with self._lock:

@@ -59,6 +59,8 @@ class Provider:
     models: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict)
+    #: The operator named the models: this entry serves no others unless the provider itself is named.
+    selective: bool = False
     priority: int = 100
     enabled: bool = True
     demonstration: bool = False

@@ -104,12 +104,16 @@ def identify(visitor: Visitor, gateway: Gateway, query_keys: list[str]) -> None:
     visitor.caller = gateway.callers.recognise(found[0])
 
 
-def check_model(caller: Caller | None, model: str | None) -> None:
-    """Raises Forbidden where the client key may not use this model."""
-    if caller is None or model is None or not caller.models:
+def check_model(caller: Caller | None, asked: str | None, sent: str | None) -> None:
+    """
+    Raises Forbidden where the client key may use neither the model that was asked for nor the one that it stands for
+    (`provider/model`, an alias).
+    """
+    if caller is None or asked is None or not caller.models:
         return
-    if not any(fnmatchcase(model, pattern) for pattern in caller.models):
-        raise Forbidden(f"Your client key may not use the model {model[:200]!r}.", param="model")
+    names = [name for name in (asked, sent) if name is not None]
+    if not any(fnmatchcase(name, pattern) for name in names for pattern in caller.models):
+        raise Forbidden(f"Your client key may not use the model {asked[:200]!r}.", param="model")
 
 
 def decode_body(visitor: Visitor, data: bytes, max_bytes: int) -> bytes:

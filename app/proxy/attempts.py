@@ -207,6 +207,17 @@ class Attempts:
 
     def failed(self, failure: Failure, now: float, wall_now: float, message: str) -> Decision:
         """Judge a failed attempt, tell the keys, and decide how to go on. `message` is the driver's own."""
+        verdict = self._judge(failure, now, wall_now, message)
+        self.last = (failure, verdict)
+        if self._exhausted(verdict, failure):
+            return self._give_up()
+        return _POLICY[verdict.action](self, failure, verdict)
+
+    def broke(self, failure: Failure, now: float, wall_now: float) -> None:
+        """The attempt failed after its first output: what it tells about the key counts for later requests."""
+        self._judge(failure, now, wall_now, "")
+
+    def _judge(self, failure: Failure, now: float, wall_now: float, message: str) -> Verdict:
         if self.lease is None:
             raise RuntimeError("no attempt is running")
         family = self.candidate.provider.verdict_family or _FAMILY_BY_FORMAT[self._call.match.format.name]
@@ -215,10 +226,7 @@ class Attempts:
         self._note(
             failure.status, verdict.action.value, now, verdict.reason or failure.error, message or verdict.message
         )
-        self.last = (failure, verdict)
-        if self._exhausted(verdict, failure):
-            return self._give_up()
-        return _POLICY[verdict.action](self, failure, verdict)
+        return verdict
 
     def abandoned(self, now: float) -> None:
         """The caller left, or the server stops: the key is not to blame."""

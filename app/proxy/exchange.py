@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from app.errors import MiddlewareError, UpstreamCut, UpstreamRefused, UpstreamTimeout
+from app.errors import MiddlewareError, UpstreamCut, UpstreamTimeout
 from app.formats.base import Call, Operation
 from app.keys.base import Failure, Phase
 from app.proxy import admission, routing
@@ -40,7 +40,7 @@ from app.proxy.events import (
 from app.proxy.gateway import Gateway
 from app.proxy.incoming import Incoming
 from app.proxy.model_lists import ModelLists
-from app.proxy.outlet import Outlet, relayed_retry_headers
+from app.proxy.outlet import Outlet
 from app.proxy.readers import Ending, Progress, StreamReader
 
 #: A blank line between events: the only heartbeat that every client accepts.
@@ -136,7 +136,6 @@ class Exchange:
         call = self.call = match.format.read(match, visitor.headers, visitor.query, body)
         self._book.called(call, excerpt=settings.log_request_body)
         self._deadlines.operation = match.endpoint.operation
-        admission.check_model(visitor.caller, call.model)
         wanted = routing.Wanted(
             model=call.model,
             dialect=match.format.name,
@@ -145,6 +144,7 @@ class Exchange:
             default_model=settings.model_default if match.endpoint.operation is Operation.GENERATE else "",
         )
         route = routing.route(wanted, self._gateway.providers(), self._gateway.keys)
+        admission.check_model(visitor.caller, call.model, route.candidates[0].model)
         if self._answered_from_cache(route):
             return
         self._attempts = Attempts(self._gateway, settings, visitor, call, route)
@@ -194,16 +194,8 @@ class Exchange:
             self._next_attempt()
 
     def _relay_error(self) -> None:
-        """The upstream's own error, cleaned of secrets; in our words where it is not in the caller's dialect."""
         failure, verdict = _need(_need(self._attempts).last)
-        status = failure.status if failure.status >= 400 else 502
-        self._book.relayed_error(status, verdict.reason)
-        if self._visitor.dialect.is_error_body(failure.body):
-            headers = [("Content-Type", "application/json"), *relayed_retry_headers(failure.headers)]
-            self._outlet.whole(status, headers, self._gateway.cleaner.data(failure.body), self._now)
-        else:
-            said = self._gateway.cleaner.text(verdict.message)
-            self._outlet.error(UpstreamRefused(said, status=status), self._now)
+        self._outlet.relay(failure, verdict, self._gateway.cleaner, self._now)
         self._over(None)
 
     # -- what comes from the upstream ---------------------------------------------------------------
@@ -267,9 +259,15 @@ class Exchange:
         if complete:
             self._complete()
         elif progress.ending is Ending.CUT:
+            self._broke(Failure(Phase.BODY, 200, {}, b"", "upstream_cut"))
             self._cut(UpstreamCut("The provider's answer broke off before its end."), "upstream_cut")
         elif progress.ending is Ending.UPSTREAM_ERROR:
+            self._broke(_need(progress.late))
             self._cut(None, "upstream_error")
+
+    def _broke(self, failure: Failure) -> None:
+        """The attempt failed after its first output: the answer can't be saved, the key may be to blame."""
+        _need(self._attempts).broke(failure, self._now, self._now + self._wall_offset)
 
     def _pass_on(self, data: bytes, *, complete: bool) -> None:
         if not self._outlet.started:
@@ -383,6 +381,7 @@ class Exchange:
         if events is not None and events.finished:
             self._progress(events.end())
         elif self._outlet.started:
+            self._broke(Failure(Phase.BODY, 200, {}, b"", "idle_timeout"))
             self._cut(UpstreamTimeout("The provider fell silent (setting streaming_timeout)."), "upstream_cut")
         else:
             self._progress(_need(self._incoming).silent())

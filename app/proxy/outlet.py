@@ -7,14 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from app.errors import MethodNotAllowed, MiddlewareError
+from app.errors import MethodNotAllowed, MiddlewareError, UpstreamRefused
 from app.formats import json_body
 from app.formats.base import Call
+from app.keys.base import Failure, Verdict
 from app.proxy.admission import Visitor
 from app.proxy.attempts import Attempts
 from app.proxy.book import Book
 from app.proxy.cors import cors_headers
 from app.proxy.events import Abort, ClientBytes, ClientHead, Command, Finish, Headers
+from app.proxy.gateway import Cleaner
 from app.settings import Settings
 
 #: Clients that are told to wait longer than this either refuse or block their user for the whole time.
@@ -65,6 +67,16 @@ class Outlet:
         if isinstance(error, MethodNotAllowed) and error.allow:
             headers.append(("Allow", ", ".join(error.allow)))
         self.whole(error.status, headers, body, now)
+
+    def relay(self, failure: Failure, verdict: Verdict, cleaner: Cleaner, now: float) -> None:
+        """The upstream's own error, cleaned of secrets; in our words where it is not in the caller's dialect."""
+        status = failure.status if failure.status >= 400 else 502
+        self._book.relayed_error(status, verdict.reason)
+        if self._visitor.dialect.is_error_body(failure.body):
+            headers = [("Content-Type", "application/json"), *relayed_retry_headers(failure.headers)]
+            self.whole(status, headers, cleaner.data(failure.body), now)
+        else:
+            self.error(UpstreamRefused(cleaner.text(verdict.message), status=status), now)
 
     def error_event(self, call: Call | None, error: MiddlewareError, now: float, *, begun: bool) -> None:
         """The same inside a stream whose head is out. `begun`: an event of it is out too."""

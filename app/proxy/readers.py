@@ -39,11 +39,13 @@ class Progress:
 
     out      -- bytes for the caller, in order; only ever filled once committed
     failure  -- the attempt failed before anything reached the caller
+    late     -- it failed after that: too late for another attempt, but not for what is known of the key
     """
 
     out: list[bytes] = field(default_factory=list)
     ending: Ending = Ending.OPEN
     failure: Failure | None = None
+    late: Failure | None = None
 
 
 class Reader:
@@ -183,6 +185,7 @@ class StreamReader(Reader):
             return
         progress.out.append(self._clean(event) + (b"\n]" if self._array else b""))
         progress.ending = Ending.UPSTREAM_ERROR
+        progress.late = Failure(Phase.STREAM, state.error_status or 200, {}, state.error or event)
         self.settle()
 
     def _unfinished(self, progress: Progress) -> Progress:

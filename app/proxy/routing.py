@@ -69,6 +69,10 @@ class KeyCounts(Protocol):
         """Whether this provider entry has a key that is not disabled."""
         ...
 
+    def has_any(self, provider: str) -> bool:
+        """Whether this provider entry has a key, in whatever state."""
+        ...
+
     def any_real(self) -> bool:
         """Whether any key exists, in whatever state, that does not belong to the demonstration."""
         ...
@@ -173,25 +177,41 @@ class _Finder:
     def _by_rules(self) -> Route:
         if self.model is not None and fnmatchcase(self.model, DEMO_MODELS):
             return self._demonstration()
-        keyed = [entry for entry in self.providers.ordered if entry.enabled and self.keys.has_keys(entry.name)]
+        enabled = [entry for entry in self.providers.ordered if entry.enabled]
+        keyed = [entry for entry in enabled if self.keys.has_keys(entry.name)]
+        if keyed:
+            self._refuse_to_change_company(enabled, keyed)
         if not keyed:
             return self._without_real_keys()
         for why, found in self._rules(keyed):
             if found:
                 return self._speaking(found, why)
-        raise self._not_spoken(keyed)
+        open_to_all = [entry for entry in keyed if self.model is None or not entry.selective]
+        if open_to_all:
+            raise self._not_spoken(open_to_all)
+        raise ModelNotFound(f"No provider with a usable key serves the model {self.model!r}.", param="model")
+
+    def _refuse_to_change_company(self, enabled: list[Provider], keyed: list[Provider]) -> None:
+        """A model whose own provider has only disabled keys does not go to another company unasked."""
+        model = self.model
+        if model is None or any(_serves(entry, model) for entry in keyed):
+            return
+        owners = [entry.name for entry in enabled if _serves(entry, model) and self.keys.has_any(entry.name)]
+        if owners:
+            raise NoKeys(f"All keys of {', '.join(map(repr, owners))}, which serves {model!r}, are disabled.")
 
     def _rules(self, keyed: list[Provider]) -> list[tuple[str, list[Provider]]]:
         model, default = self.model, self.wanted.default_provider
         dialect = self.wanted.dialect
+        open_to_all = [entry for entry in keyed if model is None or not entry.selective]
         return [
             (
                 f"its model patterns match {model!r}",
                 [entry for entry in keyed if model is not None and _serves(entry, model)],
             ),
             ("it is the default provider (model_provider)", [entry for entry in keyed if entry.name == default]),
-            (f"its own format is {dialect}", [entry for entry in keyed if entry.formats[:1] == (dialect,)]),
-            (f"it speaks {dialect} and has keys", [entry for entry in keyed if entry.speaks(dialect)]),
+            (f"its own format is {dialect}", [entry for entry in open_to_all if entry.formats[:1] == (dialect,)]),
+            (f"it speaks {dialect} and has keys", [entry for entry in open_to_all if entry.speaks(dialect)]),
         ]
 
     def _speaking(self, found: list[Provider], why: str) -> Route:

@@ -41,6 +41,19 @@ _BATCH_ROWS: Final = 500
 _Row = Mapping[str, Any]
 
 
+#: The old application stored its defaults as if somebody had chosen them: these give way to ours.
+_OLD_DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "buffer_size": ("8192",),
+    "enable_cors": ("true",),
+    "max_concurrent_requests": ("100",),
+    "max_request_size": ("10485760",),
+    "read_timeout": ("60", "60.0"),
+    "request_timeout": ("30", "30.0"),
+    "retry_total": ("50",),
+    "streaming_timeout": ("120", "120.0"),
+}
+
+
 @dataclass
 class _Lost:
     """What could not be kept, counted."""
@@ -207,6 +220,8 @@ def _copy_settings(connection: Connection, now: float, lost: _Lost) -> None:
             value = live.to_text(live.parse(name, _text(row.get("value"))))
         except BadRequest:
             lost.add("settings that do not exist any more or are out of range")
+            continue
+        if value in _OLD_DEFAULTS.get(name, ()):
             continue
         kept[name] = {
             "key": name,

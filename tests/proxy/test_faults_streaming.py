@@ -57,7 +57,7 @@ def assert_cut(here: Site, case: StreamCase, sent: bytes, body: bytes, whole: bo
     record = assert_ends(here, "upstream_cut", code)
     assert (record["input_tokens"], record["output_tokens"]) == case.known
     assert record["response_bytes"] == len(body)
-    assert record["attempts"][0]["verdict"] == "ok"
+    assert record["attempts"][0]["verdict"] in ("PROVIDER", "KEY_REST", "CLIENT")
 
 
 # -- cuts -------------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ class Keys:
     def has_keys(self, provider):
         return provider in self.alive
 
+    def has_any(self, provider):
+        return provider in self.alive | self.dead
+
     def any_real(self):
         return bool((self.alive | self.dead) - {DEMO_NAME})
 
@@ -72,8 +75,16 @@ def test_all_providers_whose_patterns_match_are_candidates_by_priority():
     ]
 
 
-def test_a_provider_without_a_living_key_is_passed_over():
-    assert found(Wanted("gpt-5", "openai_chat"), keys=Keys("gemini", dead=["openai"])) == [("gemini", "gpt-5")]
+def test_a_provider_without_any_key_is_passed_over():
+    assert found(Wanted("gpt-5", "openai_chat"), keys=Keys("gemini")) == [("gemini", "gpt-5")]
+
+
+def test_a_model_whose_own_provider_has_only_disabled_keys_goes_to_no_other_company():
+    keys = Keys("gemini", dead=["openai"])
+    with pytest.raises(NoKeys, match="All keys of 'openai'"):
+        found(Wanted("gpt-5", "openai_chat"), keys=keys)
+    assert found(Wanted("gemini/gpt-5", "openai_chat"), keys=keys) == [("gemini", "gpt-5")]
+    assert found(Wanted("something-new", "openai_chat"), keys=keys) == [("gemini", "something-new")]
 
 
 def test_a_provider_that_is_switched_off_is_passed_over():
@@ -148,3 +159,13 @@ def test_an_explanation_names_the_steps_and_never_raises():
     refused = explain(Wanted("claude-x", "openai_chat"), known, Keys("anthropic"))
     assert refused["candidates"] == []
     assert refused["error"]["code"] == "dialect_not_spoken"
+
+
+def test_an_entry_with_models_of_its_own_serves_no_others():
+    local = entry("openai-compatible", "local", models=("qwen*",), selective=True)
+    known, keys = providers(local), Keys("local")
+    assert found(Wanted("qwen3", "openai_chat"), known, keys) == [("local", "qwen3")]
+    assert found(Wanted("local/gpt-4o", "openai_chat"), known, keys) == [("local", "gpt-4o")]
+    assert found(Wanted(None, "openai_chat"), known, keys) == [("local", None)]
+    with pytest.raises(ModelNotFound, match="No provider with a usable key serves"):
+        found(Wanted("gpt-4o", "openai_chat"), known, keys)
