@@ -34,6 +34,7 @@ from app.telemetry.logs import Clean, TextRedactor, safe_text, without_query
 from app.telemetry.metrics import Metrics
 
 access_log = logging.getLogger("access")
+attempt_log = logging.getLogger("attempt")
 
 #: Verdicts that tell nothing about the key; the empty one is an attempt that never came to an end.
 NEUTRAL_VERDICTS: Final = frozenset({"", Action.CLIENT.value, "client_gone"})
@@ -261,6 +262,17 @@ def log_access(record: RequestRecord, row: Mapping[str, Any]) -> None:
         if value is not None and value != "":
             shown[name] = Clean(value) if isinstance(value, str) else value
     access_log.info(Clean(f"{row['method']} {row['path']} {row['status']}"), extra=shown)
+    for attempt in record.attempts:
+        _log_attempt(record, attempt)
+
+
+def _log_attempt(record: RequestRecord, attempt: AttemptRecord) -> None:
+    """One line for each attempt that failed; with debug, one for each."""
+    level = logging.DEBUG if attempt.verdict == OK else logging.INFO
+    if attempt_log.isEnabledFor(level):
+        shown = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
+        message = f"attempt {attempt.number} at {attempt.provider}: {attempt.verdict}"
+        attempt_log.log(level, message, extra={"request_id": record.request_id, **shown})
 
 
 def _attempt(attempt: AttemptRecord, redact: Callable[[str], str]) -> dict[str, Any]:
@@ -277,6 +289,7 @@ def _attempt(attempt: AttemptRecord, redact: Callable[[str], str]) -> dict[str, 
     }
 
 
+_ATTEMPT_FIELDS: Final = ("provider", "key_id", "status", "verdict", "reason", "wait_ms", "duration_ms")
 _ACCESS_FIELDS: Final = (
     "request_id",
     "method",

@@ -302,3 +302,16 @@ def test_a_key_change_shows_in_the_live_log(bench: Bench) -> None:
 
     [line] = bench.live_log.recent()
     assert (line["msg"], line["color"]) == ('Key "alpha" is Resting (rate_limited)', "yellow")
+
+
+def test_an_attempt_that_failed_has_a_line_of_its_own_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = an_attempt(number=1, key_id=1, status=429, verdict="KEY_REST", reason="rate_limited")
+    record = a_record(attempts=[failed, an_attempt(number=2, key_id=2)])
+    with caplog.at_level(logging.INFO):
+        bench.usage.record(record)
+
+    lines = [line for line in caplog.records if line.name == "attempt"]
+    assert [line.getMessage() for line in lines] == ["attempt 1 at openai: KEY_REST"]
+    assert (lines[0].reason, lines[0].status) == ("rate_limited", 429)  # type: ignore[attr-defined]

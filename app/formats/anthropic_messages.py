@@ -19,6 +19,7 @@ from typing_extensions import override
 from app.errors import AllKeysResting, BadRequest, InvalidMessages, MiddlewareError, NoKeys
 from app.formats import anthropic_stream, json_body, sse
 from app.formats.base import (
+    EMPTY_ANSWER,
     Call,
     Edits,
     Endpoint,
@@ -146,7 +147,11 @@ class AnthropicMessages(Format):
             return answer, "" if counted else "no_input_tokens"
         if answer.get("type") != "message" or not isinstance(answer.get("content"), list):
             return answer, "not_a_message"
-        return answer, ""
+        return answer, EMPTY_ANSWER if self._is_empty(answer) else ""
+
+    def _is_empty(self, answer: Json) -> bool:
+        ended = answer.get("stop_reason") == anthropic_stream.NATURAL_END
+        return ended and anthropic_stream.says_nothing(answer["content"]) and not self.usage(answer).counts_output
 
     @override
     def usage(self, answer: Json) -> Usage:
@@ -226,7 +231,7 @@ def _check_messages(json: Json) -> None:
         )
     if not isinstance(messages, list) or not messages:
         raise InvalidMessages("`messages` must be a list with at least one message.", param="messages")
-    if not all(isinstance(message, dict) for message in messages):
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
         raise InvalidMessages("Each entry of `messages` must be an object with `role` and `content`.", param="messages")
 
 

@@ -32,6 +32,8 @@ STATUS_OF_TYPE = {
 
 MESSAGE_STOP = sse.encode(b'{"type":"message_stop"}', "message_stop")
 
+#: The `stop_reason` of an answer that came to its end by itself.
+NATURAL_END = "end_turn"
 # A delta names itself at once, in its `event` line or, without one, as the first member of its data.
 _NAME_WITHIN_BYTES = 64
 # Blocks whose input is streamed as JSON text.
@@ -72,6 +74,7 @@ class AnthropicWatcher(StreamWatcher):
     def __init__(self) -> None:
         super().__init__()
         self._begun = False
+        self._natural = False
         self._usage: Json = {}
 
     @override
@@ -82,11 +85,9 @@ class AnthropicWatcher(StreamWatcher):
         if not data.strip():
             return Mark.IGNORED
         value = _object(data)
-        if value is None:
-            self._begun = True
-            return Mark.OUTPUT
-        mark = self._classify(value, data, sse.name_of(event))
-        self._begun = self._begun or mark in (Mark.OUTPUT, Mark.FINISH)
+        mark = Mark.OUTPUT if value is None else self._classify(value, data, sse.name_of(event))
+        self._begun = self._begun or mark is Mark.OUTPUT or (mark is Mark.FINISH and not self._natural)
+        self.state.empty = self._natural and not self._begun and not usage_of(self._usage).counts_output
         return mark
 
     @override
@@ -103,13 +104,14 @@ class AnthropicWatcher(StreamWatcher):
             message = value.get("message")
             if isinstance(message, dict):
                 self._learn(message, message.get("usage"))
+                return Mark.OUTPUT if message.get("content") else Mark.PROLOGUE
             return Mark.PROLOGUE
         if kind == "message_delta":
             return self._message_delta(value)
         if kind == "message_stop":
             self.state.finished = self.state.terminated = True
             return Mark.TERMINATOR
-        early = kind in ("ping", "content_block_stop") or (kind == "content_block_start" and _is_empty_text(value))
+        early = kind in ("ping", "content_block_stop") or _is_empty_text(value)
         return Mark.PROLOGUE if early and not self._begun else Mark.OUTPUT
 
     def _message_delta(self, value: Json) -> Mark:
@@ -117,6 +119,7 @@ class AnthropicWatcher(StreamWatcher):
         self._learn(delta, value.get("usage"))
         if isinstance(delta, dict) and delta.get("stop_reason"):
             self.state.finished = True
+            self._natural = delta["stop_reason"] == NATURAL_END
             return Mark.FINISH
         return Mark.OUTPUT
 
@@ -277,8 +280,20 @@ def _error_status(value: Json) -> int:
     return status
 
 
+def says_nothing(content: object) -> bool:
+    """Return whether the content of a message is nothing but empty text."""
+    return not content or (isinstance(content, list) and all(_is_empty_block(block) for block in content))
+
+
 def _is_empty_text(value: Json) -> bool:
-    block = value.get("content_block")
+    """Whether this event opens a block of text, or adds nothing to it."""
+    if value.get("type") == "content_block_start":
+        return _is_empty_block(value.get("content_block"))
+    delta = value.get("delta")
+    return isinstance(delta, dict) and delta.get("type") == "text_delta" and not delta.get("text")
+
+
+def _is_empty_block(block: object) -> bool:
     return (
         isinstance(block, dict) and block.get("type") == "text" and not block.get("text") and not block.get("citations")
     )

@@ -17,6 +17,9 @@ from app.errors import MiddlewareError
 
 Json = dict[str, Any]
 
+#: Reason of `check_answer`, and of the failure of a stream, where the answer ended by itself and holds nothing.
+EMPTY_ANSWER = "empty_answer"
+
 
 class Operation(StrEnum):
     """What a call asks for. Only GENERATE is booked as a generation."""
@@ -77,6 +80,11 @@ class Usage:
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+
+    @property
+    def counts_output(self) -> bool:
+        """Whether the answer is said to have cost output tokens, although it may show none of them."""
+        return bool(self.output_tokens or self.reasoning_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,8 @@ class StreamState:
 
     finished: bool = False  # a finish reason or the terminator was seen
     terminated: bool = False  # the terminator was seen
+    #: A natural end was seen (nothing cut it off), but no output and no count of output tokens so far.
+    empty: bool = False
     #: The in-band error as the provider's JSON body, ready for the verdict; None while there was none.
     error: bytes | None = None
     #: HTTP status that the in-band error would have had (429 for rate_limit_error and so on), 0 when unknown.
@@ -212,7 +222,8 @@ class Format(ABC):
     def check_answer(self, call: Call, body: bytes) -> tuple[Json | None, str]:
         """
         Judge the body of a 2xx plain answer: (parsed body, "") when it is a usable answer, (parsed or None, reason)
-        when it is not: not JSON, an error object inside a 200, or no answer in it. For MODELS and OTHER: (None, "").
+        when it is not: not JSON, an error object inside a 200, no answer in it, or one that ended by itself and is
+        empty (EMPTY_ANSWER). For MODELS and OTHER: (None, "").
         """
 
     @abstractmethod

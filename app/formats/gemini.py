@@ -24,6 +24,7 @@ from typing_extensions import override
 from app.errors import AllKeysResting, BadRequest, MiddlewareError
 from app.formats import gemini_interactions, gemini_state, gemini_stream, json_body, sse
 from app.formats.base import (
+    EMPTY_ANSWER,
     Call,
     Edits,
     Endpoint,
@@ -192,6 +193,8 @@ class Gemini(Format):
         names, reason = _SAID_BY[operation]
         # An empty list of candidates says nothing; a count of 0 does.
         said = any(answer.get(name) not in (None, [], {}) for name in names)
+        if said and operation is Operation.GENERATE and gemini_stream.is_empty(answer):
+            return answer, EMPTY_ANSWER
         return answer, "" if said else reason
 
     @override

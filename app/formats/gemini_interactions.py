@@ -11,8 +11,10 @@ from typing_extensions import override
 
 from app.errors import BadRequest
 from app.formats import gemini_state, json_body, sse
-from app.formats.base import Json, Mark, StreamWatcher, Usage
+from app.formats.base import EMPTY_ANSWER, Json, Mark, StreamWatcher, Usage
 from app.formats.gemini_stream import error_status, total_of
+
+_NATURAL_END = "completed"
 
 
 def wanted(json: Json) -> tuple[str | None, bool]:
@@ -50,7 +52,9 @@ def reason_unusable(interaction: Json) -> str:
     """Why this plain answer is none, or "" where it is one."""
     if interaction.get("error"):
         return "error_in_answer"
-    return "" if "status" in interaction or "id" in interaction else "not_an_interaction"
+    if "status" not in interaction and "id" not in interaction:
+        return "not_an_interaction"
+    return EMPTY_ANSWER if interaction.get("status") == _NATURAL_END and _is_empty(interaction) else ""
 
 
 class InteractionWatcher(StreamWatcher):
@@ -87,7 +91,10 @@ class InteractionWatcher(StreamWatcher):
             if "usage" in interaction:
                 self.state.usage = usage_of(interaction)
         if kind == "interaction.completed":
-            self.state.finished = self._begun = True
+            self.state.finished = True
+            natural = isinstance(interaction, dict) and interaction.get("status", _NATURAL_END) == _NATURAL_END
+            self.state.empty = natural and not self._begun and _is_empty(interaction)
+            self._begun = self._begun or not self.state.empty
             return Mark.FINISH
         early = kind in ("interaction.created", "interaction.status_update")
         return Mark.PROLOGUE if early and not self._begun else self._output()
@@ -100,5 +107,11 @@ class InteractionWatcher(StreamWatcher):
         return Mark.TERMINATOR
 
     def _output(self) -> Mark:
-        self._begun = True
+        self._begun, self.state.empty = True, False
         return Mark.OUTPUT
+
+
+def _is_empty(interaction: Json) -> bool:
+    """Whether an interaction that has ended holds nothing, for no output tokens."""
+    said = any(interaction.get(member) for member in ("steps", "outputs"))
+    return not said and not usage_of(interaction).counts_output

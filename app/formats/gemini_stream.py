@@ -38,6 +38,7 @@ HTTP_STATUS = {
 }
 
 _USAGE_NAMES = ("usageMetadata", "usage_metadata")
+_NATURAL_END = "STOP"
 _UNSPECIFIED = ("", "FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
 # Members that make a chunk worth parsing after the first output. Inside text their quotes would be escaped.
 _TELLING = re.compile(rb'"(?:finish_?[rR]eason|block_?[rR]eason|error|thought_?[sS]ignature)"\s*+:')
@@ -89,6 +90,8 @@ class GeminiWatcher(StreamWatcher):
         self._several = several
         self._framing = framing
         self._begun = False
+        self._natural: bool | None = None  # whether each end so far came by itself; None before the first
+        self._counts_output = False
         self._usage_event = b""
         self._open: set[int] = set()
         self._done: set[int] = set()
@@ -102,8 +105,12 @@ class GeminiWatcher(StreamWatcher):
         data = data_of(event, self._framing)
         if not data.strip():
             return Mark.IGNORED
-        mark = self._classify(chunk_of(data), data)
-        self._begun = self._begun or mark in (Mark.OUTPUT, Mark.FINISH)
+        chunk = chunk_of(data)
+        mark = self._classify(chunk, data)
+        self._counts_output = self._counts_output or usage_of(chunk).counts_output
+        said = mark is Mark.OUTPUT or (mark is Mark.FINISH and (not self._natural or _has_output(chunk or {})))
+        self._begun = self._begun or said
+        self.state.empty = self._natural is True and not self._begun and not self._counts_output
         return mark
 
     @override
@@ -129,13 +136,23 @@ class GeminiWatcher(StreamWatcher):
     def _note_finish(self, chunk: Json) -> bool:
         """Whether this chunk ends a candidate or says that the prompt was blocked."""
         finishing = _is_blocked(chunk)
+        if finishing:
+            self._natural = False
         for candidate in _candidates(chunk):
             self._open.add(_index(candidate))
             if _is_said(candidate.get("finishReason")):
                 self._done.add(_index(candidate))
+                self._natural = self._natural is not False and candidate["finishReason"] == _NATURAL_END
                 finishing = True
         self.state.finished = (self.state.finished or finishing) and self._open <= self._done
         return finishing
+
+
+def is_empty(answer: Json) -> bool:
+    """Return whether an answer ended by itself and holds nothing, for no output tokens."""
+    candidates = _candidates(answer)
+    ended = bool(candidates) and all(candidate.get("finishReason") == _NATURAL_END for candidate in candidates)
+    return ended and not _is_blocked(answer) and not _has_output(answer) and not usage_of(answer).counts_output
 
 
 def data_of(event: bytes, framing: Framing) -> bytes:

@@ -19,7 +19,7 @@ import orjson
 
 from app.errors import AllKeysResting, BadRequest, InvalidJson, MiddlewareError
 from app.formats import json_body, sse
-from app.formats.base import Call, Edits, Endpoint, Format, Json, Match, Operation, SessionHint, Usage
+from app.formats.base import EMPTY_ANSWER, Call, Edits, Endpoint, Format, Json, Match, Operation, SessionHint, Usage
 from app.formats.paths import MODEL, RESOURCE_ID
 
 MAX_MODEL_CHARACTERS = 256
@@ -287,6 +287,10 @@ class OpenAiFormat(Format):
     def missing(self, call: Call, answer: Json) -> str:
         """Say what an answer lacks to be one; "" where it lacks nothing."""
 
+    @abstractmethod
+    def says_nothing(self, answer: Json) -> bool:
+        """Whether a generated answer that lacks nothing ended by itself and holds nothing."""
+
     def check_answer(self, call: Call, body: bytes) -> tuple[Json | None, str]:
         if call.match.endpoint.operation not in PARSED:
             return None, ""
@@ -295,7 +299,11 @@ class OpenAiFormat(Format):
             return None, "invalid_json" if answer is None else "not_an_object"
         if answer.get("error"):
             return answer, "error_in_answer"
-        return answer, self.missing(call, answer)
+        reason = self.missing(call, answer)
+        generated = call.match.endpoint.operation is Operation.GENERATE
+        if generated and not reason and not self.usage(answer).counts_output and self.says_nothing(answer):
+            reason = EMPTY_ANSWER
+        return answer, reason
 
     def usage(self, answer: Json) -> Usage:
         return usage_of(answer.get("usage"))

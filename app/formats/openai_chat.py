@@ -26,7 +26,9 @@ _MAX_DONE_BYTES = 64
 # Only events with one of these need to be parsed. Quotes inside a JSON string are escaped, so text never matches.
 _SUSPICIOUS = re.compile(
     rb'"(?:error|usage)"\s*:\s*[{"]|"(?:finish_reason|thought_signature)"\s*:\s*"|"choices"\s*:\s*\[\s*\]'
+    rb'|"object"\s*:\s*"error"'
 )
+_NATURAL_END = "stop"
 # Accepted by Gemini in the place of a signature that was made for another project.
 _SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
 _MAX_SIGNATURES = 8
@@ -97,7 +99,7 @@ class OpenAiChat(OpenAiFormat):
             )
         if not isinstance(messages, list) or not messages:
             raise InvalidMessages("`messages` must be a list with at least one message.", param="messages")
-        if not all(isinstance(message, dict) for message in messages):
+        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
             raise InvalidMessages("Each of `messages` must be an object with a role.", param="messages")
 
     def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
@@ -149,6 +151,10 @@ class OpenAiChat(OpenAiFormat):
         part = "message" if call.match.path == CHAT_PATH else "text"
         return "" if all(isinstance(choice, dict) and part in choice for choice in choices) else "no_message"
 
+    def says_nothing(self, answer: Json) -> bool:
+        choices = objects(answer.get("choices"))
+        return all(choice.get("finish_reason") == _NATURAL_END and not _says_something(choice) for choice in choices)
+
     def resource_ids(self, call: Call, answer: Json) -> list[str]:
         identifier = answer.get("id")
         if call.match.endpoint.operation is Operation.OTHER:
@@ -184,6 +190,7 @@ class ChatWatcher(StreamWatcher):
         self._choices_wanted = wanted if type(wanted) is int and wanted > 0 else 1
         self._choices_finished: set[int] = set()
         self._has_output = False
+        self._cut_off = False  # a choice ended by its length, a filter, a tool call
         self._last_usage: Any = None
 
     def watch(self, event: bytes) -> Mark:
@@ -197,12 +204,14 @@ class ChatWatcher(StreamWatcher):
             return Mark.IGNORED
         chunk = openai.loads(data)
         if not isinstance(chunk, dict):
-            self._has_output = True
+            self._has_output, self.state.empty = True, False
             return Mark.OUTPUT
-        if chunk.get("error") or (b"event" in event and sse.name_of(event) == b"error"):
+        if _is_error(chunk) or (b"event" in event and sse.name_of(event) == b"error"):
             self.state.error, self.state.error_status = openai.in_band_error(chunk.get("error") or chunk)
             return Mark.ERROR
-        return self._watch_chunk(chunk)
+        mark = self._watch_chunk(chunk)
+        self.state.empty = not self._has_output and self._is_empty()
+        return mark
 
     def settle(self) -> Usage:
         self.state.usage = openai.usage_of(self._last_usage)
@@ -218,15 +227,21 @@ class ChatWatcher(StreamWatcher):
         for hint in _signature_hints([part.get("delta") for part in parts]):
             if hint not in self.state.resource_ids:
                 self.state.resource_ids.append(hint)
-        ended = {index_of(part) for part in parts if part.get("finish_reason")}
+        ended = {index_of(part): part["finish_reason"] for part in parts if part.get("finish_reason")}
         if not self._has_output:
             # A chunk of another shape counts as output: it may mean something to the caller.
             self._has_output = not isinstance(choices, list) or any(_says_something(part) for part in parts)
         if ended:
-            self._choices_finished |= ended
+            self._choices_finished |= ended.keys()
+            self._cut_off = self._cut_off or any(reason != _NATURAL_END for reason in ended.values())
             self.state.finished = len(self._choices_finished) >= self._choices_wanted
             return Mark.FINISH
         return Mark.OUTPUT if self._has_output else Mark.PROLOGUE
+
+    def _is_empty(self) -> bool:
+        """Asked while nothing was said: whether what has ended did so by itself, for no tokens."""
+        ended = bool(self._choices_finished) and not self._cut_off
+        return ended and not openai.usage_of(self._last_usage).counts_output
 
 
 def _wants_usage(call: Call) -> bool:
@@ -246,11 +261,17 @@ def _is_plain(event: bytes) -> bool:
     return _SUSPICIOUS.search(event) is None
 
 
+def _is_error(chunk: Json) -> bool:
+    """vLLM's errors are objects of their own, without an `error` member."""
+    return bool(chunk.get("error")) or chunk.get("object") == "error"
+
+
 def _says_something(choice: Json) -> bool:
-    delta = choice.get("delta")
-    if isinstance(delta, dict):
-        return any(value for name, value in delta.items() if name != "role")
-    return bool(choice.get("text")) or not {"delta", "text"} & set(choice)
+    """Whether a choice, of a chunk or of a plain answer, holds more than its role."""
+    said = choice.get("delta") or choice.get("message")
+    if isinstance(said, dict):
+        return any(value for name, value in said.items() if name != "role")
+    return bool(choice.get("text")) or not {"delta", "message", "text"} & set(choice)
 
 
 def _tool_calls(messages: object) -> Iterator[Json]:

@@ -15,9 +15,11 @@ from app.errors import MiddlewareError
 from app.formats import json_body, openai, sse
 from app.formats.base import Call, Edits, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
 from app.formats.openai import OpenAiFormat, endpoint
+from app.formats.openai_responses_items import FRAME, frames_output, holds_output, item_events, type_of
 
 _PROLOGUE = frozenset({"response.created", "response.in_progress", "response.queued"})
-_ENDINGS = frozenset({"response.completed", "response.incomplete", "response.cancelled"})
+_COMPLETED = "response.completed"
+_ENDINGS = frozenset({_COMPLETED, "response.incomplete", "response.cancelled"})
 _FAILURES = frozenset({"response.failed", "error"})
 
 # The type of an event, where it is its first member, as the API sends it.
@@ -72,9 +74,9 @@ class OpenAiResponses(OpenAiFormat):
 
     def strip_bound_state(self, call: Call) -> bytes | None:
         items = (call.json or {}).get("input")
-        if not isinstance(items, list) or not any(_type(item) == "reasoning" for item in items):
+        if not isinstance(items, list) or not any(type_of(item) == "reasoning" for item in items):
             return None
-        kept = [_untied(item) for item in items if _type(item) != "reasoning"]
+        kept = [_untied(item) for item in items if type_of(item) != "reasoning"]
         return json_body.splice(call.body, {"input": json_body.dumps(kept)})
 
     # -- answers ----------------------------------------------------------------------------------
@@ -85,6 +87,9 @@ class OpenAiResponses(OpenAiFormat):
         if answer.get("status") == "failed":
             return "error_in_answer"
         return "" if isinstance(answer.get("output"), list) else "no_output"
+
+    def says_nothing(self, answer: Json) -> bool:
+        return answer.get("status") == "completed" and not holds_output(answer)
 
     def resource_ids(self, call: Call, answer: Json) -> list[str]:
         if call.match.endpoint.operation in (Operation.COUNT, Operation.MODELS):
@@ -110,7 +115,7 @@ class OpenAiResponses(OpenAiFormat):
         ]
         output = answer.get("output")
         for index, item in enumerate(output if isinstance(output, list) else []):
-            events += _item_events(index, item)
+            events += item_events(index, item)
         events.append({"type": f"response.{ending}", "response": answer})
         return b"".join(_encode(event, number) for number, event in enumerate(events))
 
@@ -168,12 +173,16 @@ class OpenAiResponses(OpenAiFormat):
 
 
 class ResponsesWatcher(StreamWatcher):
-    """Watches a Responses stream. Events are told apart by their type; only the last one is parsed, at the end."""
+    """
+    Watches a Responses stream. Events are told apart by their type; only the last one is parsed, at the end, and the
+    frame of a message before its first text.
+    """
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         self._stored = _is_stored(call)
         self._ending = b""
+        self._has_output = False
 
     def watch(self, event: bytes) -> Mark:
         kind = _type_of(event)
@@ -185,12 +194,15 @@ class ResponsesWatcher(StreamWatcher):
         if kind in _ENDINGS:
             self.state.finished = self.state.terminated = True
             self._ending = event
-            self.state.resource_ids = _ids_of(_response_of(event), stored=self._stored)
+            response = _response_of(event)
+            self.state.resource_ids = _ids_of(response, stored=self._stored)
+            self.state.empty = kind == _COMPLETED and not self._has_output and _is_empty(response)
             return Mark.TERMINATOR
         if kind in _FAILURES:
             return self._failed(event)
         if kind:
-            return Mark.OUTPUT
+            self._has_output = self._has_output or kind not in FRAME or frames_output(event)
+            return Mark.OUTPUT if self._has_output else Mark.PROLOGUE
         data = sse.data_of(event).strip()
         # A few servers end with the terminator of the other API.
         if not data or data == b"[DONE]":
@@ -198,6 +210,7 @@ class ResponsesWatcher(StreamWatcher):
         parsed = openai.loads(data)
         if isinstance(parsed, dict) and parsed.get("error"):
             return self._failed(event)
+        self._has_output = True
         return Mark.OUTPUT
 
     def settle(self) -> Usage:
@@ -233,6 +246,10 @@ def _response_of(event: bytes) -> Json:
     return response if isinstance(response, dict) else {}
 
 
+def _is_empty(response: Json) -> bool:
+    return not holds_output(response) and not openai.usage_of(response.get("usage")).counts_output
+
+
 def _error_of(data: Any) -> tuple[bytes, int]:
     """The error that an `error` or a `response.failed` event tells of, and the status that it would have had."""
     if not isinstance(data, dict):
@@ -253,7 +270,7 @@ def _error_of(data: Any) -> tuple[bytes, int]:
 
 def _reasoning_hints(items: object) -> Iterator[str]:
     for item in items if isinstance(items, list) else []:
-        if _type(item) == "reasoning" and isinstance(item.get("encrypted_content"), str):
+        if type_of(item) == "reasoning" and isinstance(item.get("encrypted_content"), str):
             yield openai.secret_state_hint(item["encrypted_content"])
 
 
@@ -271,16 +288,12 @@ def _ids_of(response: Json, *, stored: bool) -> list[str]:
     return ids + list(_reasoning_hints(response.get("output")))[:_MAX_REASONING_HINTS]
 
 
-def _type(item: Any) -> object:
-    return item.get("type") if isinstance(item, dict) else None
-
-
 def _number(value: object, default: int) -> int:
     return value if type(value) is int else default
 
 
 def _untied(item: Any) -> Any:
-    if _type(item) not in _TIED_TO_REASONING or "id" not in item:
+    if type_of(item) not in _TIED_TO_REASONING or "id" not in item:
         return item
     return {name: value for name, value in item.items() if name != "id"}
 
@@ -292,71 +305,3 @@ def _encode(event: Json, number: int) -> bytes:
     kind = event["type"]
     ordered = {"type": kind, "sequence_number": number, **event}
     return sse.encode(json_body.dumps(ordered), kind)
-
-
-def _item_events(index: int, item: Any) -> Iterator[Json]:
-    """All events of one output item, each delta whole."""
-    kind = _type(item)
-    place = {"item_id": item.get("id") if isinstance(item, dict) else None, "output_index": index}
-    added = item
-    body: Iterable[Json] = ()
-    if kind == "message":
-        added = {**item, "status": "in_progress", "content": []}
-        body = _part_events(place, item.get("content"))
-    elif kind == "reasoning":
-        added = {**item, "summary": []}
-        added.pop("encrypted_content", None)
-        added.pop("content", None)
-        body = _reasoning_events(place, item)
-    elif kind in _CALLS:
-        field, event = _CALLS[kind]
-        added = {**item, "status": "in_progress", field: ""}
-        text = item.get(field) or ""
-        body = (
-            {"type": f"{event}.delta", **place, "delta": text},
-            {"type": f"{event}.done", **place, field: text},
-        )
-    yield {"type": "response.output_item.added", "output_index": index, "item": added}
-    yield from body
-    yield {"type": "response.output_item.done", "output_index": index, "item": item}
-
-
-# Type of a call item -> the member that streams, and the name of its events.
-_CALLS: dict[Any, tuple[str, str]] = {
-    "function_call": ("arguments", "response.function_call_arguments"),
-    "custom_tool_call": ("input", "response.custom_tool_call_input"),
-}
-# Type of a content part -> the member that streams, and the name of its events.
-_PARTS: dict[Any, tuple[str, str]] = {
-    "output_text": ("text", "response.output_text"),
-    "refusal": ("refusal", "response.refusal"),
-    "reasoning_text": ("text", "response.reasoning_text"),
-}
-
-
-def _part_events(place: Json, parts: object) -> Iterator[Json]:
-    for index, part in enumerate(parts if isinstance(parts, list) else []):
-        at = {**place, "content_index": index}
-        field, event = _PARTS.get(_type(part), ("", ""))
-        empty = {**part, field: ""} if field else part
-        if field == "text" and "annotations" in part:
-            empty["annotations"] = []
-        yield {"type": "response.content_part.added", **at, "part": empty}
-        if field:
-            logprobs = {"logprobs": part.get("logprobs") or []} if event == "response.output_text" else {}
-            yield {"type": f"{event}.delta", **at, "delta": part.get(field) or "", **logprobs}
-            yield {"type": f"{event}.done", **at, field: part.get(field) or "", **logprobs}
-        yield {"type": "response.content_part.done", **at, "part": part}
-
-
-def _reasoning_events(place: Json, item: Json) -> Iterator[Json]:
-    event = "response.reasoning_summary"
-    summary = item.get("summary")
-    for index, part in enumerate(summary if isinstance(summary, list) else []):
-        at = {**place, "summary_index": index}
-        text = part.get("text") if isinstance(part, dict) else ""
-        yield {"type": f"{event}_part.added", **at, "part": {"type": "summary_text", "text": ""}}
-        yield {"type": f"{event}_text.delta", **at, "delta": text}
-        yield {"type": f"{event}_text.done", **at, "text": text}
-        yield {"type": f"{event}_part.done", **at, "part": part}
-    yield from _part_events(place, item.get("content"))

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from ..clock import Clock
 from ..errors import AllKeysResting, MiddlewareError, ModelNotFound, NoKeys
 from ..providers import DEMO_NAME
@@ -150,6 +152,11 @@ class LiveKeys:
             pool = self._rotation.pools.get(provider)
             return pool is not None and bool(pool.keys)
 
+    def has_any(self, provider: str) -> bool:
+        """Whether the provider entry has a key, in whatever state."""
+        with self._lock:
+            return self._rotation.has_any(provider)
+
     def any_real(self) -> bool:
         """Whether any key exists, in whatever state, that does not belong to the demonstration."""
         with self._lock:
@@ -252,39 +259,60 @@ class LiveKeys:
     def _to_wall(self, instant: float | None) -> float | None:
         return None if instant is None else instant + self._clock.wall() - self._clock.monotonic()
 
-    def own_writes(self, key_id: int) -> tuple[float, ...]:
+    def own_writes(self, job: WriteChange) -> tuple[float, ...]:
         """The values of `state_at` that this process has written; a decision may replace its own predecessors."""
         with self._lock:
-            return self._ledger.own_writes(key_id)
+            return self._ledger.own_writes(job)
 
-    def written(self, job: WriteChange, state_at: float | None) -> None:
-        """A job has run. It runs again when its transaction is rolled back, but counts once."""
+    def wrote(self, job: WriteChange, state_at: float | None) -> None:
+        """A job has run. Its transaction is not committed, and it runs again when that is rolled back."""
         with self._lock:
-            self._ledger.written(job, state_at)
+            self._ledger.wrote(job, state_at)
+
+    def settled(self, job: WriteChange) -> None:
+        """A job's transaction is committed, or the job is lost."""
+        with self._lock:
+            self._ledger.settled(job)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Take over what people and other workers have changed in the database."""
         with self._refreshing:
-            now, wall = self._clock.monotonic(), self._clock.wall()
-            with self._database.read() as connection:
-                versions = store.load_versions(connection)
-                with self._lock:
-                    first, changed = self._ledger.is_empty, self._ledger.outdated(versions)
-                rows = store.load_keys(connection, None if first else changed)
-                pairs = store.load_pairs(connection, wall - _DAY_S)
-                uses = store.load_uses(connection, _day(wall)) if first else {}
-            opened = [(row, self._open_value(row)) for row in rows]
             with self._lock:
-                for row, value in opened:
-                    self._ledger.merge(row, value, now, wall)
-                self._ledger.keep_only(versions)
-                self._ledger.merge_pairs(pairs, now, wall)
-                if uses:
-                    self._rotation.new_day(uses)
-                jobs = self._changes()
+                self._ledger.start_reading()
+            try:
+                jobs = self._take_over()
+            finally:
+                with self._lock:
+                    self._ledger.stop_reading()
             self._hand_over(jobs)
+
+    def catch_up(self) -> None:
+        """Refresh once more when the last time had to leave something out; what fails is tried at the next call."""
+        with self._lock:
+            is_behind = self._ledger.is_behind
+        if is_behind:
+            try:
+                self.refresh()
+            except SQLAlchemyError as error:
+                _log.debug("Keys cannot be read: %s", type(error).__name__)
+
+    def _take_over(self) -> list[WriteChange]:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        with self._database.read() as connection:
+            versions = store.load_versions(connection)
+            with self._lock:
+                first, changed = self._ledger.is_empty, self._ledger.outdated(versions)
+            rows = store.load_keys(connection, None if first else changed)
+            pairs = store.load_pairs(connection, wall - _DAY_S)
+            uses = store.load_uses(connection, _day(wall)) if first else {}
+        opened = [(row, self._open_value(row)) for row in rows]
+        with self._lock:
+            self._ledger.merge(opened, versions, pairs, now, wall)
+            if uses:
+                self._rotation.new_day(uses)
+            return self._changes()
 
     def _open_value(self, row: KeyRow) -> str | None:
         """The decrypted value, None where that fails. Known values are not decrypted again."""

@@ -288,7 +288,7 @@ class Rotation:
     def restore(self, limit: Limit, status: Status, until: float | None, level: int) -> None:
         """Put a scope into this state, as the database or a person has it. A rest needs `until`."""
         self.open(limit)
-        limit.level, limit.mark = level, self.turn
+        limit.level, limit.mark, limit.ended = level, self.turn, 0.0
         limit.trial = level > 0 and status is Status.HEALTHY
         if status is Status.DISABLED:
             self.set_alarm(limit, FOREVER)
@@ -388,6 +388,11 @@ class Rotation:
         """Whether the provider entry has a key that is not disabled."""
         pool = self.pools.get(provider)
         return pool is not None and any(key.limit.until != FOREVER for key in pool.keys.values())
+
+    def has_any(self, provider: str) -> bool:
+        """Whether the provider entry has a key, in whatever state."""
+        pool = self.pools.get(provider)
+        return pool is not None and bool(pool.keys)
 
     def pause_of(self, provider: str) -> str:
         """Why the whole provider entry rests; empty when it does not."""

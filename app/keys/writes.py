@@ -31,6 +31,7 @@ class WriteChange:
     Stores one change of state.
 
     decided_on  -- the values of `state_at` that this worker knew when it decided
+    state_at    -- the value that its last run wrote; None when it wrote none
     until, wall -- Unix seconds: the end of the rest, and when it was decided
     """
 
@@ -38,7 +39,7 @@ class WriteChange:
         self.change = change
         self.pair_name = pair_name(change.scope, change.model)
         self.decided_on: tuple[float, ...] = ()
-        self.counted = False
+        self.state_at: float | None = None
         self._live = live
         self._evidence = evidence
         self._until = until
@@ -46,11 +47,13 @@ class WriteChange:
 
     def __call__(self, connection: Connection) -> None:
         if self.change.scope is Scope.KEY:
-            self._live.written(self, self._write_key(connection))
-            return
-        if self._can_be_stored():
+            self._write_key(connection)
+        elif self._can_be_stored():
             store.write_pair(connection, self._pair())
-        self._live.written(self, None)
+
+    def settled(self, written: bool) -> None:  # noqa: ARG002, FBT001 - the writer's hook; nothing is on its way either way
+        """The decision is no longer on its way to the database: committed, or lost."""
+        self._live.settled(self)
 
     def _can_be_stored(self) -> bool:
         """Callers choose model names: one that is too long, or looks like a group's, stays in memory only."""
@@ -58,11 +61,11 @@ class WriteChange:
             return False
         return self.change.scope is not Scope.KEY_MODEL or not self.pair_name.startswith(store.GROUP_MARK)
 
-    def _write_key(self, connection: Connection) -> float | None:
+    def _write_key(self, connection: Connection) -> None:
         change = self.change
         state = store.StoredState(change.status, self._until, change.reason, self._evidence, change.failures)
-        known = (*self.decided_on, *self._live.own_writes(change.key_id))
-        return store.write_state(connection, change.key_id, state, known, self._wall)
+        known = (*self.decided_on, *self._live.own_writes(self))
+        self._live.wrote(self, store.write_state(connection, change.key_id, state, known, self._wall))
 
     def _pair(self) -> store.PairRow:
         """A pair whose rest is over keeps its row as long as its step on the ladder counts."""

@@ -18,7 +18,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.formats.base import Call, Edits, Operation
+from app.formats.base import EMPTY_ANSWER, Call, Edits, Operation
 from app.formats.gemini import with_model
 from app.keys.base import Action, Failure, KeyWanted, Lease, Phase, Scope, Verdict
 from app.keys.verdicts import judge
@@ -332,6 +332,8 @@ def _as_error(failure: Failure, verdict: Verdict) -> MiddlewareError:
         return UpstreamTimeout("The provider did not begin to answer in time (setting read_timeout).")
     if failure.phase in (Phase.CONNECT, Phase.SEND):
         return UpstreamUnreachable(f"The provider can't be reached ({verdict.reason or failure.error}).")
+    if failure.error == EMPTY_ANSWER:
+        return UpstreamError("The provider's answer was empty: it ended without any content. Ask again.")
     if failure.phase is Phase.BODY:
         return UpstreamError(f"The provider's answer is not usable ({failure.error}).")
     return UpstreamError("The provider failed before it gave any output.")

@@ -1,7 +1,7 @@
 """
 What becomes of an answer's body: four readers, one for each way of passing it on. Pure.
 
-    StreamReader    events, watched as they pass; held back until the first real output
+    StreamReader    events, watched as they pass; held back until the first real output, or to the end without one
     PlainReader     a body read to its end and checked before a byte of it goes out
     CollectReader   events that the caller did not ask for, put together to a plain answer
     RawReader       bytes that nobody needs to understand: files, audio
@@ -18,11 +18,14 @@ from enum import Enum
 import orjson
 
 from app.formats import json_body
-from app.formats.base import Call, Framing, Json, Mark, Operation, Usage
+from app.formats.base import EMPTY_ANSWER, Call, Framing, Json, Mark, Operation, Usage
 from app.formats.json_array import Splitter as ArraySplitter
 from app.formats.sse import Splitter as EventSplitter
 from app.formats.sse import data_of
 from app.keys.base import Failure, Phase
+
+#: Events that may wait for the first output, or for the end.
+_PATIENT = frozenset({Mark.PROLOGUE, Mark.IGNORED, Mark.USAGE_ONLY})
 
 
 class Ending(Enum):
@@ -149,7 +152,15 @@ class StreamReader(Reader):
         """The array has ended."""
         return isinstance(self._splitter, ArraySplitter) and self._splitter.closed
 
+    @property
+    def _failed_empty(self) -> bool:
+        """The answer ended without anything in it, and nothing of it has reached the caller."""
+        return self._watcher.state.empty and not self.committed
+
     def _finish(self, last: bytes, progress: Progress) -> None:
+        if self._failed_empty:
+            progress.failure = _empty()
+            return
         progress.out.extend(self.release())
         progress.out.append(last)
         progress.ending = Ending.COMPLETE
@@ -167,7 +178,10 @@ class StreamReader(Reader):
         if self._array and not self.begun and not self._held and event.lstrip()[:1] == b"{":
             self._bare = True
             event = b"[" + event
-        if not self.committed and mark in (Mark.PROLOGUE, Mark.IGNORED):
+        if mark is Mark.TERMINATOR and self._failed_empty:
+            progress.failure = _empty()
+            return
+        if not self.committed and (mark in _PATIENT or self._watcher.state.empty):
             self._held.append(event)
             return
         if not self.committed:
@@ -200,6 +214,10 @@ class StreamReader(Reader):
         """Take stock: the stream has ended, or will not go on."""
         self.usage = self._watcher.settle()
         self.resource_ids = list(self._watcher.state.resource_ids)
+
+
+def _empty() -> Failure:
+    return Failure(Phase.BODY, 200, {}, b"", EMPTY_ANSWER)
 
 
 def _array_end(rest: bytes) -> bytes:
@@ -333,6 +351,8 @@ class CollectReader(Reader):
         answer = self._format.answer_from_stream(self._call, self._events) if self._watcher.state.finished else None
         if answer is None:
             return Progress(failure=Failure(Phase.BODY, 200, {}, b"", "incomplete"))
+        if self._watcher.state.empty:
+            return Progress(failure=_empty())
         self.usage = self._watcher.settle()
         self.resource_ids = list(self._watcher.state.resource_ids)
         body = self._format.stream_from_answer(self._call, answer) if self._call.stream else json_body.dumps(answer)

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -23,7 +23,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from .database import Connection, Database, is_trouble
 
 Job = Callable[[Connection], None]
-"""Runs inside a transaction, on the writer's thread. It may run more than once, so it does nothing but SQL."""
+"""
+Runs inside a transaction, on the writer's thread. It may run more than once, so it does nothing but SQL.
+
+A job that is an object with a method `settled(written: bool)` is told its fate once, on the writer's thread and outside
+of the transaction: True after the commit, False when the job failed and is lost.
+"""
 
 _logger = logging.getLogger(__name__)
 
@@ -153,7 +158,8 @@ class Writer:
 
     def _give_up(self) -> None:
         with self._changed:
-            lost = len(self._urgent) + len(self._waiting)
+            entries = [*self._urgent, *self._waiting]
+            lost = len(entries)
             self._urgent.clear()
             self._waiting.clear()
             self._urgent_done, self._later_done = self._urgent_in, self._later_in
@@ -161,6 +167,7 @@ class Writer:
             self._changed.notify_all()
         if lost:
             _logger.error("%d entries could not be written in time and are lost", lost)
+        _settle(entries, range(lost))
 
     def _wait_for_work(self, pause_s: float) -> bool:
         """Sleep until something is due, and at least `pause_s`; False when it is time to end."""
@@ -217,6 +224,7 @@ class Writer:
 
     def _write(self, entries: Sequence[Job | _Row], what: str) -> bool:
         """All entries in one transaction; one by one when one of them fails. False: the database is in trouble."""
+        lost: Collection[int] = ()
         try:
             try:
                 with self._connect().begin():
@@ -224,7 +232,7 @@ class Writer:
             except Exception as error:  # a job is somebody else's code: only the database's trouble stops the rest
                 if isinstance(error, SQLAlchemyError) and is_trouble(error):
                     raise
-                self._write_one_by_one(entries, what)
+                lost = self._write_one_by_one(entries, what)
         except SQLAlchemyError as error:
             self._report_trouble(error)
             self._disconnect()
@@ -232,22 +240,25 @@ class Writer:
         if not self.healthy:
             _logger.warning("The database can be written to again")
             self.healthy = True
+        _settle(entries, lost)
         return True
 
-    def _write_one_by_one(self, entries: Sequence[Job | _Row], what: str) -> None:
-        lost = 0
+    def _write_one_by_one(self, entries: Sequence[Job | _Row], what: str) -> set[int]:
+        """The positions of the entries that failed."""
+        lost: set[int] = set()
         with self._connect().begin():
-            for entry in entries:
+            for position, entry in enumerate(entries):
                 try:
                     with self._connect().begin_nested():
                         self._execute([entry])
                 except Exception as error:  # as above
                     if isinstance(error, SQLAlchemyError) and is_trouble(error):
                         raise
-                    lost += 1
+                    lost.add(position)
                     _logger.error("A %s could not be written and is lost: %s", what, _told(error))
         with self._changed:
-            self.dropped += lost
+            self.dropped += len(lost)
+        return lost
 
     def _execute(self, entries: Sequence[Job | _Row]) -> None:
         connection = self._connect()
@@ -287,6 +298,18 @@ class Writer:
         if self.healthy:
             _logger.error("The database cannot be written to; what is to be written waits: %s", _told(error))
         self.healthy = False
+
+
+def _settle(entries: Sequence[Job | _Row], lost: Collection[int]) -> None:
+    """Tell the jobs that want to know it whether they are written; `lost` has the positions of those that are not."""
+    for position, entry in enumerate(entries):
+        settled = getattr(entry, "settled", None)
+        if settled is None:
+            continue
+        try:
+            settled(position not in lost)
+        except Exception:  # somebody else's code: the others are told, and the writer goes on
+            _logger.exception("A job could not be told whether it was written")
 
 
 def _told(error: BaseException) -> str:

@@ -784,6 +784,7 @@ def test_whatever_happens_in_whatever_order_the_commands_keep_their_rules(
     to_caller = [kind for kind in kinds(run.all) if kind in (ClientHead, ClientBytes, Finish, Abort)]
     assert to_caller[:1] in ([], [ClientHead])
     assert not {Finish, Abort} & set(to_caller[:-1])
-    assert len(run.keys.log) == run.keys.leased
+    late = [entry for entry in run.keys.log if entry[0] == "failed" and ("succeeded", entry[1], "") in run.keys.log]
+    assert len(run.keys.log) - len(late) == run.keys.leased
     if run.record.outcome == "success":
         assert Finish in to_caller

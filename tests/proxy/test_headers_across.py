@@ -142,7 +142,11 @@ HEADERS = st.dictionaries(NAMES, VALUES, max_size=12)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=HEADERS, told=HEADERS)
 def test_nothing_outside_the_lists_crosses(stage: Stage, asked: dict[str, str], told: dict[str, str]) -> None:
-    asked = {name: value for name, value in asked.items() if name.lower() not in ("content-type", "content-encoding", "origin", "host")}
+    asked = {
+        name: value
+        for name, value in asked.items()
+        if name.lower() not in ("content-type", "content-encoding", "origin", "host")
+    }
     told = {name: value for name, value in told.items() if name.lower() not in ("content-type", "content-encoding")}
     stage.upstream.default(json_reply(canned.message(), headers=told))
     answer = stage.gateway.request("POST", "/v1/messages", json_body=canned.MESSAGES_REQUEST, headers=asked)

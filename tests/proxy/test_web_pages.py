@@ -56,7 +56,9 @@ def test_a_page_whose_origin_the_operator_named_is_served(gateway):
 
 def test_with_a_client_key_name_and_origin_do_not_matter(gateway):
     _, key = gateway.services.clients.create("somebody")
-    answer = gateway.post(PATH, CHAT, Host="gateway.example", Origin="https://any.example", Authorization=f"Bearer {key}")
+    answer = gateway.post(
+        PATH, CHAT, Host="gateway.example", Origin="https://any.example", Authorization=f"Bearer {key}"
+    )
     assert answer.status == 200
 
 

@@ -106,7 +106,8 @@ def test_an_http_1_0_client_gets_a_plain_stream_that_ends_with_the_connection(se
     provider.answers(stream(canned.chat_stream()))
     data = json.dumps({**json.loads(BODY), "stream": True}).encode()
     status, headers, body = server.raw(
-        b"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data)
+        b"POST /v1/chat/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        % len(data)
         + data
     )
     assert status == 200
