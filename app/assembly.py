@@ -26,10 +26,9 @@ from app.limits import RequestLimiter
 from app.price_store import PriceStore
 from app.provider_store import ProviderStore
 from app.providers import DEMO_NAME
-from app.proxy.adapters import ClientDoor, ModelCache, RequestLimits, RouteExplainer
+from app.proxy.adapters import ClientDoor, ModelCache, RequestIds, RequestLimits, RouteExplainer
 from app.proxy.gateway import Gateway
 from app.proxy.relay import Draining
-from app.proxy.routes import new_request_id
 from app.proxy.upstream import PoolLimits, Upstreams
 from app.redaction import Redactor
 from app.retention import INTERVAL_S, Retention
@@ -123,7 +122,7 @@ def _edge(config: Config, services: Services, lifecycle: Lifecycle, verify_with:
         cleaner=services.redactor,
         model_cache=ModelCache(),
         accepting=lifecycle.accepting,
-        new_id=new_request_id,
+        new_id=RequestIds(),
     )
     return Edge(
         gateway=gateway,

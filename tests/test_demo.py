@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import anthropic
 import openai
@@ -195,6 +196,13 @@ def test_embeddings_counts_and_models_in_every_dialect(openai_client, anthropic_
     assert [model.id for model in anthropic_client.models.list()] == list(DEMO_MODELS)
     assert [model.name for model in gemini_client.models.list()] == [f"models/{name}" for name in DEMO_MODELS]
     assert openai_client.models.retrieve("demo-echo").id == "demo-echo"
+
+
+def test_the_models_are_of_one_age_in_every_dialect(openai_client, anthropic_client):
+    told = {model.created for model in openai_client.models.list()}
+
+    assert told == {int(model.created_at.timestamp()) for model in anthropic_client.models.list()}
+    assert told == {int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())}
 
 
 # -- details ------------------------------------------------------------------------------------------

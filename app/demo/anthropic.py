@@ -6,6 +6,8 @@ Source: https://platform.claude.com/docs/en/api/messages
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from app.demo.dialect import (
     Ask,
     Dialect,
@@ -19,7 +21,7 @@ from app.demo.dialect import (
     part_texts,
     schema_of,
 )
-from app.demo.keys import DEMO_MODELS
+from app.demo.keys import DEMO_MODELS, MODELS_CREATED
 from app.demo.mind import Json, Prompt, Refusal, Reply, Tool, count_tokens, texts
 
 #: kind -> status, `error.type`
@@ -152,4 +154,5 @@ class Messages(Dialect):
         return {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
 
     def model(self, name: str) -> Json:
-        return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+        created = datetime.fromtimestamp(MODELS_CREATED, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {"type": "model", "id": name, "display_name": name, "created_at": created}

@@ -45,6 +45,8 @@ DEMO_KEYS: tuple[DemoKey, ...] = (
     DemoKey("Demo key, failing", "demo-key-failing-0006", Fate.FAILING, "Answers every request with a 500."),
 )
 
+#: When the models came to be, as lists of models tell it: Unix seconds, 2026-01-01T00:00:00Z.
+MODELS_CREATED = 1_767_225_600
 #: Name and what it does.
 DEMO_MODELS: dict[str, str] = {
     "demo-fast": "Answers with a fixed text and what you said.",

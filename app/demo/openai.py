@@ -24,7 +24,7 @@ from app.demo.dialect import (
     part_texts,
     schema_of,
 )
-from app.demo.keys import DEMO_MODELS
+from app.demo.keys import DEMO_MODELS, MODELS_CREATED
 from app.demo.mind import Json, Prompt, Refusal, Reply, Tool, count_tokens, texts, vector
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -57,7 +57,7 @@ class OpenAi(Dialect):
         return {"object": "list", "data": [self.model(name) for name in DEMO_MODELS]}
 
     def model(self, name: str) -> Json:
-        return {"id": name, "object": "model", "created": 0, "owned_by": "demonstration"}
+        return {"id": name, "object": "model", "created": MODELS_CREATED, "owned_by": "demonstration"}
 
 
 def _tool_choice(value: Any) -> str:

@@ -58,9 +58,10 @@ def match(method: str, path: str, headers: Mapping[str, str], query: str) -> Mat
     found = _candidates(path)
     if not found:
         raise NotFound(f"There is no API at this path. Check the base URL and the path: {path[:200]}")
+    # Gemini's verbs are POSTs below `/v1/models/`, where the others only have names of models.
+    found = tuple(candidate for candidate in found if "verb" in candidate.endpoint.pattern.groupindex) or found
     family = _family(path, headers, query) if len(found) > 1 else found[0].format.family
     own = [candidate for candidate in found if candidate.format.family == family]
-    # Gemini's verbs are POSTs below `/v1/models/`, where the others only have names of models.
     considered = own if own and method != "POST" else found
     allowed = [candidate for candidate in considered if method in candidate.endpoint.methods]
     if not allowed:

@@ -92,8 +92,9 @@ class InteractionWatcher(StreamWatcher):
                 self.state.usage = usage_of(interaction)
         if kind == "interaction.completed":
             self.state.finished = True
-            natural = isinstance(interaction, dict) and interaction.get("status", _NATURAL_END) == _NATURAL_END
-            self.state.empty = natural and not self._begun and _is_empty(interaction)
+            about = interaction if isinstance(interaction, dict) else {}
+            natural = about.get("status") == _NATURAL_END
+            self.state.empty = natural and not self._begun and _is_empty(about)
             self._begun = self._begun or not self.state.empty
             return Mark.FINISH
         early = kind in ("interaction.created", "interaction.status_update")

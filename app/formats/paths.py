@@ -28,7 +28,23 @@ _FORBIDDEN_SEGMENT = re.compile(r"/(?:\.\.?)?(?=/)|/\.\.?$")
 _VERSION = re.compile(r"v\d+(?:alpha|beta)?\d*")
 _DOUBLED_VERSION = re.compile(r"^(?:/v\d+(?:alpha|beta)?)+(?=/v\d+(?:alpha|beta)?(?:/|$))")
 # First segments that clients ask for when their base URL lacks the version.
-_WITHOUT_VERSION = frozenset({"chat", "completions", "responses", "embeddings", "messages", "models"})
+_WITHOUT_VERSION = frozenset(
+    {
+        "audio",
+        "batches",
+        "chat",
+        "completions",
+        "embeddings",
+        "files",
+        "images",
+        "messages",
+        "models",
+        "moderations",
+        "responses",
+    }
+)
+# A first segment with a version behind it is the name of a provider, whatever it is called.
+_NAMES_PROVIDER = re.compile(r"/[^/]+/v\d+(?:alpha|beta)?/")
 
 
 def normalise(target: str) -> tuple[str, str]:
@@ -57,7 +73,7 @@ def normalise(target: str) -> tuple[str, str]:
 def with_version(path: str) -> str:
     """Return the path with exactly one version segment in front, where it is a path that has versions."""
     path = _DOUBLED_VERSION.sub("", path)
-    if path.split("/", 2)[1] in _WITHOUT_VERSION:
+    if path.split("/", 2)[1] in _WITHOUT_VERSION and _NAMES_PROVIDER.match(path) is None:
         return "/v1" + path
     return path
 

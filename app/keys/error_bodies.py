@@ -94,6 +94,11 @@ class ErrorReport:
         return (head.rpartition(" ")[0] or head) + "…"
 
     @property
+    def is_coded(self) -> bool:
+        """Whether a code names the error; a number, also one in quotes, only repeats the status."""
+        return any(not code.isdecimal() for code in self.codes)
+
+    @property
     def violations(self) -> tuple[Violation, ...]:
         """Every exceeded quota that the details name."""
         return tuple(_violations(self.details))

@@ -232,13 +232,15 @@ class Ledger:
     def _merge_pairs(self, rows: Iterable[PairRow], now: float, wall: float) -> None:
         stored = {(row.key_id, row.model): row for row in rows}
         for key in tuple(self._rotation.keys.values()):
-            for limit in tuple(self._rotation.all_limits(key)):
-                if limit.scope is Scope.KEY or not (limit.until or limit.level):
+            for limit in tuple(key.limits()):
+                if limit.scope is Scope.KEY or not (limit.until or limit.level or limit.ended):
                     continue
                 pair = (limit.key_id, pair_name(limit.scope, limit.model))
                 if pair not in stored and not self._is_unseen(pair) and limit.key_id in self._rows:
-                    self._rotation.restore(limit, Status.HEALTHY, None, 0)
-                    self._rotation.forget(limit)
+                    limit.ended = 0.0
+                    if limit.until or limit.level:
+                        self._rotation.restore(limit, Status.HEALTHY, None, 0)
+                        self._rotation.forget(limit)
         for pair, row in stored.items():
             if self._is_unseen(pair):
                 self._left_out = True

@@ -96,13 +96,19 @@ class LiveKeys:
                     self._start_day(now)
                 pick = self._rotation.pick(wanted, strategy, now)
                 lease = self._lease(pick) if pick.key is not None else None
+                is_first = lease is not None and not lease.probe and self._count(lease)
                 jobs = self._changes() if self._rotation.changed else ()
             self._hand_over(jobs)
             if lease is None:
                 raise self._no_key(pick, wanted, now)
-            if not pick.probes or self._may_probe(pick, now):
-                self._count(lease.key_id)
-                return lease
+            if lease.probe:
+                if not self._may_probe(pick, now):
+                    continue
+                with self._lock:
+                    is_first = self._count(lease)
+            if is_first:
+                self._writer.later(WriteCounts(self._take_counts))
+            return lease
 
     def succeeded(self, lease: Lease, now: float) -> None:  # noqa: ARG002 - one shape for all reports
         """The key served. Call it as soon as the answer has begun well; calling it again does no harm."""
@@ -149,12 +155,6 @@ class LiveKeys:
     def has_any(self, provider: str) -> bool:
         """Whether the provider entry has a key, in whatever state."""
         with self._lock:
-            pool = self._rotation.pools.get(provider)
-            return pool is not None and bool(pool.keys)
-
-    def has_any(self, provider: str) -> bool:
-        """Whether the provider entry has a key, in whatever state."""
-        with self._lock:
             return self._rotation.has_any(provider)
 
     def any_real(self) -> bool:
@@ -192,13 +192,12 @@ class LiveKeys:
         for name in names:
             self._shared.release_lease(f"probe:{name}")
 
-    def _count(self, key_id: int) -> None:
-        wall = self._clock.wall()
-        with self._lock:
-            first = not self._counts
-            self._counts[key_id] = (self._counts.get(key_id, (0, 0.0))[0] + 1, wall)
-        if first:
-            self._writer.later(WriteCounts(self._take_counts))
+    def _count(self, lease: Lease) -> bool:
+        """Whether it is the first pick since the last were taken, so that a job is needed. The lock is held."""
+        is_first = not self._counts
+        counted = self._counts.get(lease.key_id)
+        self._counts[lease.key_id] = (1 if counted is None else counted[0] + 1, self._clock.wall())
+        return is_first
 
     def _take_counts(self) -> dict[int, tuple[int, float]]:
         with self._lock:

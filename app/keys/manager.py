@@ -85,6 +85,7 @@ class KeyManager(LiveKeys):
         while not self._stopping.wait(_KEEPER_INTERVAL_S):
             now = self._clock.monotonic()
             self.heal(now)
+            self.catch_up()
             self._sessions.try_refresh()
             if now >= clean_at:
                 clean_at = now + _CLEANING_INTERVAL_S
@@ -125,12 +126,23 @@ class KeyManager(LiveKeys):
 
     def get(self, key_id: int) -> Item:
         """One key as in `list_keys`. Raises NotFound."""
+        row = self._stored(key_id)
+        with self._lock:
+            return self._shown(row)
+
+    def reveal(self, key_id: int) -> str:
+        """The whole value of a key. Raises NotFound, and Conflict where it cannot be decrypted."""
+        try:
+            return self._vault.decrypt(self._stored(key_id).sealed)
+        except VaultError as error:
+            raise Conflict(str(error), code="undecryptable") from None
+
+    def _stored(self, key_id: int) -> KeyRow:
         with self._database.read() as connection:
             rows = store.load_keys(connection, [key_id])
         if not rows:
             raise NotFound("Key not found")
-        with self._lock:
-            return self._shown(rows[0])
+        return rows[0]
 
     def _shown(self, row: KeyRow) -> Item:
         """A row as people see it, with the state that counts in this process."""
@@ -171,7 +183,7 @@ class KeyManager(LiveKeys):
                 item["evidence"] = {"status": limit.http_status, "message": message}
         item["model_rests"] = [
             {"model": pair.model, "until": self._to_wall(pair.until), "reason": pair.reason}
-            for pair in self._rotation.all_limits(key)
+            for pair in key.limits()
             if pair.scope in (Scope.KEY_MODEL, Scope.GROUP_MODEL) and pair.status is Status.RESTING
         ]
 

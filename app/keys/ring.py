@@ -85,10 +85,12 @@ class Pool:
     rests: Storm = field(default_factory=Storm)
     deaths: Storm = field(default_factory=Storm)
     failures: int = 0
-    #: Why nothing could be picked, per model; valid while `stamp` equals the rotation's counter of changes.
+    #: Why nothing could be picked, per model; valid while `stamp` equals the rotation's counter of changes. The two
+    #: below carry that counter themselves.
     reasons: dict[str | None, tuple[Outcome, float, bool]] = field(default_factory=dict)
     stamp: int = -1
     usable: tuple[int, int] = (-1, 0)
+    enabled: tuple[int, bool] = (-1, False)
 
     def __post_init__(self) -> None:
         self.general = Ring(None, DEFAULT_STRATEGY, ())

@@ -12,7 +12,7 @@ The caller holds a lock around every method. Not every answer needs a change: `d
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from heapq import heappop, heappush, heapreplace
 
 from .base import KeyWanted, Lease, Scope, Status, Verdict
@@ -66,17 +66,12 @@ class Rotation:
             self.pools[key.provider].discard(key_id)
             self._mutations += 1
 
-    def rearrange(self, provider: str | None = None) -> None:
-        """Sort anew after priorities or uses went down."""
-        for pool in self.pools.values():
-            if provider in (None, pool.name):
-                pool.rearrange()
-
     def new_day(self, uses: Mapping[int, int]) -> None:
         """Start counting uses anew, from these numbers per key id."""
         for key in self.keys.values():
             key.uses = uses.get(key.id, 0)
-        self.rearrange()
+        for pool in self.pools.values():
+            pool.rearrange()
 
     # -- picking ------------------------------------------------------------------------------------
 
@@ -288,7 +283,7 @@ class Rotation:
     def restore(self, limit: Limit, status: Status, until: float | None, level: int) -> None:
         """Put a scope into this state, as the database or a person has it. A rest needs `until`."""
         self.open(limit)
-        limit.level, limit.mark, limit.ended = level, self.turn, 0.0
+        limit.level, limit.mark = level, self.turn
         limit.trial = level > 0 and status is Status.HEALTHY
         if status is Status.DISABLED:
             self.set_alarm(limit, FOREVER)
@@ -387,7 +382,11 @@ class Rotation:
     def has_keys(self, provider: str) -> bool:
         """Whether the provider entry has a key that is not disabled."""
         pool = self.pools.get(provider)
-        return pool is not None and any(key.limit.until != FOREVER for key in pool.keys.values())
+        if pool is None:
+            return False
+        if pool.enabled[0] != self._mutations:
+            pool.enabled = (self._mutations, any(key.limit.until != FOREVER for key in pool.keys.values()))
+        return pool.enabled[1]
 
     def has_any(self, provider: str) -> bool:
         """Whether the provider entry has a key, in whatever state."""
@@ -398,11 +397,3 @@ class Rotation:
         """Why the whole provider entry rests; empty when it does not."""
         pool = self.pools.get(provider)
         return pool.limit.reason or "paused" if pool is not None and pool.limit.until else ""
-
-    def all_limits(self, key: KeyState) -> Iterable[Limit]:
-        """Every limit that covers this key, except the provider's."""
-        yield key.limit
-        yield from key.pairs.values()
-        if key.team is not None:
-            yield key.team.limit
-            yield from key.team.pairs.values()

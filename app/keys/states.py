@@ -141,6 +141,14 @@ class KeyState:
         if self.pairs and model in self.pairs:
             yield self.pairs[model]
 
+    def limits(self) -> Iterator[Limit]:
+        """Every limit that covers this key, except the provider's."""
+        yield self.limit
+        yield from self.pairs.values()
+        if self.team is not None:
+            yield self.team.limit
+            yield from self.team.pairs.values()
+
     def adopt(self, old: KeyState) -> None:
         """Take over the state of the key that this one replaces."""
         self.limit, self.pairs = old.limit, old.pairs

@@ -51,7 +51,7 @@ class WriteChange:
         elif self._can_be_stored():
             store.write_pair(connection, self._pair())
 
-    def settled(self, written: bool) -> None:  # noqa: ARG002, FBT001 - the writer's hook; nothing is on its way either way
+    def settled(self, written: bool) -> None:  # noqa: ARG002 - the writer's hook; nothing is on its way either way
         """The decision is no longer on its way to the database: committed, or lost."""
         self._live.settled(self)
 

@@ -4,6 +4,7 @@ The stores, in the shape in which the core asks for them.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -92,6 +93,19 @@ class ModelCache:
         """Forget everything: providers or keys have changed."""
         with self._lock:
             self._entries.clear()
+
+
+class RequestIds:
+    """
+    32 hexadecimal digits at each call. Unique, not secret: asking the system for randomness costs more than routing a
+    call. Made after the fork, so that no two workers count alike.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = random.Random()
+
+    def __call__(self) -> str:
+        return f"{self._numbers.getrandbits(128):032x}"
 
 
 class RouteExplainer:

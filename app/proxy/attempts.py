@@ -202,7 +202,7 @@ class Attempts:
         """Complete the record of the current attempt."""
         record = self.records[-1]
         record.status, record.verdict, record.reason = status, verdict, reason
-        record.message = self._gateway.cleaner.text(message)[:500]
+        record.message = self._gateway.cleaner.text(message)[:500] if message else ""
         record.duration_ms = round((now - self._started) * 1000)
 
     def failed(self, failure: Failure, now: float, wall_now: float, message: str) -> Decision:

@@ -26,6 +26,7 @@ from app.keys.base import Failure, Phase
 
 #: Events that may wait for the first output, or for the end.
 _PATIENT = frozenset({Mark.PROLOGUE, Mark.IGNORED, Mark.USAGE_ONLY})
+_EMPTY = Failure(Phase.BODY, 200, {}, b"", EMPTY_ANSWER)
 
 
 class Ending(Enum):
@@ -152,14 +153,9 @@ class StreamReader(Reader):
         """The array has ended."""
         return isinstance(self._splitter, ArraySplitter) and self._splitter.closed
 
-    @property
-    def _failed_empty(self) -> bool:
-        """The answer ended without anything in it, and nothing of it has reached the caller."""
-        return self._watcher.state.empty and not self.committed
-
     def _finish(self, last: bytes, progress: Progress) -> None:
-        if self._failed_empty:
-            progress.failure = _empty()
+        if self._watcher.state.empty and not self.committed:
+            progress.failure = _EMPTY
             return
         progress.out.extend(self.release())
         progress.out.append(last)
@@ -178,8 +174,8 @@ class StreamReader(Reader):
         if self._array and not self.begun and not self._held and event.lstrip()[:1] == b"{":
             self._bare = True
             event = b"[" + event
-        if mark is Mark.TERMINATOR and self._failed_empty:
-            progress.failure = _empty()
+        if mark is Mark.TERMINATOR:
+            self._finish(event, progress)
             return
         if not self.committed and (mark in _PATIENT or self._watcher.state.empty):
             self._held.append(event)
@@ -188,9 +184,6 @@ class StreamReader(Reader):
             progress.out.extend(self.release())
         self.begun = True
         progress.out.append(event)
-        if mark is Mark.TERMINATOR:
-            progress.ending = Ending.COMPLETE
-            self.settle()
 
     def _error(self, event: bytes, progress: Progress) -> None:
         state = self._watcher.state
@@ -214,10 +207,6 @@ class StreamReader(Reader):
         """Take stock: the stream has ended, or will not go on."""
         self.usage = self._watcher.settle()
         self.resource_ids = list(self._watcher.state.resource_ids)
-
-
-def _empty() -> Failure:
-    return Failure(Phase.BODY, 200, {}, b"", EMPTY_ANSWER)
 
 
 def _array_end(rest: bytes) -> bytes:
@@ -352,7 +341,7 @@ class CollectReader(Reader):
         if answer is None:
             return Progress(failure=Failure(Phase.BODY, 200, {}, b"", "incomplete"))
         if self._watcher.state.empty:
-            return Progress(failure=_empty())
+            return Progress(failure=_EMPTY)
         self.usage = self._watcher.settle()
         self.resource_ids = list(self._watcher.state.resource_ids)
         body = self._format.stream_from_answer(self._call, answer) if self._call.stream else json_body.dumps(answer)

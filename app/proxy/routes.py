@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import uuid
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -130,10 +129,6 @@ def _head(environ: dict[str, Any]) -> RequestHead:
         if environ.get(name)
     ]
     return RequestHead(environ["REQUEST_METHOD"], target, headers, environ.get("REMOTE_ADDR") or "")
-
-
-def new_request_id() -> str:
-    return uuid.uuid4().hex
 
 
 def _client_socket(environ: dict[str, Any]) -> socket.socket | None:

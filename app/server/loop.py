@@ -66,6 +66,11 @@ class Loop:
         if threading.get_ident() != self._thread:
             os.eventfd_write(self._wake, 1)
 
+    def call_from_signal(self, call: Callable[[], None]) -> None:
+        """The same for a signal handler, which may interrupt the wait of the loop's own thread."""
+        self._calls.append(call)
+        os.eventfd_write(self._wake, 1)
+
     def turn(self) -> None:
         """Wait for what is ready, at most `LONGEST_WAIT_S`, and tell whom it concerns."""
         self._thread = threading.get_ident()

@@ -25,7 +25,7 @@ from app.server.flask_bridge import FlaskCall
 from app.server.loop import READ, Loop
 from app.server.relay import LoopRelay
 from app.server.requests import Request
-from app.server.worker import LAST_WORDS_S
+from app.server.worker import AFTER_GRACE_S, LAST_WORDS_S
 
 #: Threads that only administration uses, so that relayed streams can't lock the operator out.
 ADMIN_THREADS = 8
@@ -69,7 +69,8 @@ class LoopWorker(Worker):
                 if now - notified >= 1.0:
                     notified = now
                     self.notify()
-                    self.alive = self.alive and self._has_parent()
+                    if not self._ending and self.ppid != os.getppid():
+                        self._end(0.0)  # without its master a worker has to go: it holds the port of the next one
         finally:
             self._stop()
 
@@ -134,20 +135,27 @@ class LoopWorker(Worker):
 
     # -- the end ------------------------------------------------------------------------------------
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """The first SIGTERM begins the end; a second one does not wait any longer."""
-        lifecycle: Lifecycle | None = getattr(self, "_lifecycle", None)
-        if lifecycle is None or self._ending:
-            if lifecycle is not None:
-                lifecycle.draining.begin()
-            super().handle_exit(sig, frame)
+    def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ARG002
+        """SIGTERM. A handler may interrupt any line, so that all it does is to leave word for the loop."""
+        grace_s = max(0.0, self.cfg.graceful_timeout - AFTER_GRACE_S)
+        self._loop.call_from_signal(lambda: self._end(grace_s))
+
+    def handle_quit(self, sig: int, frame: Any) -> None:  # noqa: ARG002
+        """SIGINT and SIGQUIT: the same without grace."""
+        self._loop.call_from_signal(lambda: self._end(0.0))
+
+    def _end(self, grace_s: float) -> None:
+        """On the loop. The first call begins the end, each further one ends the grace."""
+        if self._ending:
+            self._lifecycle.draining.begin()
+            self._drain_connections()
             return
         self._ending = True
-        lifecycle.announce()
-        threading.Thread(target=self._drain, args=(lifecycle,), name="drain", daemon=True).start()
+        self._lifecycle.announce()
+        threading.Thread(target=self._drain, args=(grace_s,), name="drain", daemon=True).start()
 
-    def _drain(self, lifecycle: Lifecycle) -> None:
-        grace_s = max(0.0, self.cfg.graceful_timeout - 2 * LAST_WORDS_S)
+    def _drain(self, grace_s: float) -> None:
+        lifecycle = self._lifecycle
         if not lifecycle.wait_idle(grace_s):
             lifecycle.draining.begin()
             self._loop.call_soon(self._drain_connections)
@@ -173,6 +181,3 @@ class LoopWorker(Worker):
         self._work.shutdown(wait=False, cancel_futures=True)
         self._admin.shutdown(wait=False, cancel_futures=True)
         self._lifecycle.stop()
-
-    def _has_parent(self) -> bool:
-        return self.ppid == os.getppid()

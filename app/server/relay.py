@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from app.edge import Edge
-from app.errors import MiddlewareError
+from app.errors import MiddlewareError, Overloaded
 from app.proxy.collation import ListExchange
 from app.proxy.events import (
     Abort,
@@ -181,7 +181,10 @@ class LoopRelay:
             link.await_dial(0)
         except DialFailed as error:
             self._drop_link()
-            self._feed(UpstreamFailed(error.code, connected=False, message=str(error)))
+            if error.code == "exhausted":
+                self.refuse(Overloaded("The server is at the limit of its connections.", retry_after_s=1))
+            else:
+                self._feed(UpstreamFailed(error.code, connected=False, message=str(error)))
         else:
             self._watch()
 

@@ -27,7 +27,8 @@ Job = Callable[[Connection], None]
 Runs inside a transaction, on the writer's thread. It may run more than once, so it does nothing but SQL.
 
 A job that is an object with a method `settled(written: bool)` is told its fate once, on the writer's thread and outside
-of the transaction: True after the commit, False when the job failed and is lost.
+of the transaction: True after the commit, False when the job failed and is lost. One that is refused when it is handed
+over (beyond the bound, or after `close`) is told nothing.
 """
 
 _logger = logging.getLogger(__name__)

@@ -353,6 +353,24 @@ def test_short_known_and_masked_values_are_skipped_and_counted(client: FlaskClie
     assert [row["name"] for row in real(client)] == ["Unnamed", "new"]
 
 
+def test_keys_of_a_provider_that_does_not_exist_are_skipped_and_counted(client: FlaskClient) -> None:
+    rows = [
+        {"name": "none named", "key_value": "sk-without-provider"},
+        {"name": "null", "key_value": "sk-provider-null", "provider": None},
+        {"name": "padded", "key_value": "sk-provider-padded", "provider": " openai "},
+        {"name": "unknown", "key_value": "sk-provider-unknown", "provider": "acme"},
+        {"name": "empty", "key_value": "sk-provider-empty", "provider": ""},
+        {"name": "list", "key_value": "sk-provider-list", "provider": ["openai"]},
+    ]
+    answer = client.post(f"{KEYS}/import", json=rows)
+    assert answer.get_json()["message"] == "Import complete. Imported 3, skipped 3."
+    assert [(row["name"], row["provider"]) for row in real(client)] == [
+        ("none named", "gemini"),
+        ("null", "gemini"),
+        ("padded", "openai"),
+    ]
+
+
 def test_an_import_must_be_a_list(client: FlaskClient) -> None:
     bodies: tuple[Any, ...] = ({"keys": []}, "x", 5, None)
     for body in bodies:

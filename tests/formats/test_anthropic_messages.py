@@ -129,7 +129,7 @@ def test_a_request_keeps_its_bytes_and_says_its_model_and_stream():
     assert FORMAT.edit(call, Edits()) is body
 
 
-@pytest.mark.parametrize("messages", [None, [], {}, "hi", ["hi"]])
+@pytest.mark.parametrize("messages", [None, [], {}, "hi", ["hi"], [{}], [{"role": 1, "content": "hi"}]])
 def test_messages_that_are_missing_empty_or_no_list_are_refused(messages):
     with pytest.raises(InvalidMessages) as caught:
         read(request(messages=messages))

@@ -413,7 +413,8 @@ def test_files_and_caches_cannot_be_stripped():
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b'{"candidates":[{"finishReason":"STOP"}]}', ""),
+        (b'{"candidates":[{"finishReason":"SAFETY"}]}', ""),
+        (b'{"candidates":[{"finishReason":"STOP"}]}', "empty_answer"),
         (b'{"promptFeedback":{"blockReason":"SAFETY"}}', ""),
         (b'{"candidates":[]}', "no_candidates"),
         (b'{"usageMetadata":{}}', "no_candidates"),

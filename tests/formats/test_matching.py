@@ -185,8 +185,12 @@ def test_normalised_targets_match_end_to_end():
 
 @pytest.mark.parametrize("verb", ["generateContent", "streamGenerateContent", "countTokens", "predict"])
 def test_a_verb_of_gemini_is_only_posted(verb):
-    with pytest.raises(MethodNotAllowed):
-        match("GET", f"/v1beta/models/gemini-test:{verb}", {}, "")
+    for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE"):
+        for path in (f"/v1beta/models/gemini-test:{verb}", f"/v1/models/gemini-test:{verb}"):
+            for headers in ({}, ANTHROPIC, GOOGLE):
+                with pytest.raises(MethodNotAllowed, match="Use POST") as caught:
+                    match(method, path, headers)
+                assert caught.value.allow == ("POST",)
 
 
 def test_a_model_name_may_hold_a_colon():

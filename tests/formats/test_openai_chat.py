@@ -66,7 +66,7 @@ def test_a_request_is_read_and_its_body_kept():
     assert (call.model, call.stream, call.body, call.hints) == ("m", True, body, ())
 
 
-@pytest.mark.parametrize("messages", [None, [], {}, "hello", [1]])
+@pytest.mark.parametrize("messages", [None, [], {}, "hello", [1], [{}], [HELLO, {"role": 1}], [HELLO, {"role": None}]])
 def test_messages_must_be_a_list_with_a_message(messages):
     with pytest.raises(InvalidMessages) as caught:
         chat(messages=messages)
@@ -168,8 +168,9 @@ def test_a_file_is_found_again_at_the_key_that_took_it():
 
 
 def test_a_thought_signature_binds_and_can_be_replaced():
-    answer = {"choices": [{"message": {"tool_calls": [tool_call("c1", "f", "{}", signature="SIG")]}}]}
-    call = chat(messages=[HELLO, answer["choices"][0]["message"]])
+    message = {"role": "assistant", "tool_calls": [tool_call("c1", "f", "{}", signature="SIG")]}
+    answer = {"choices": [{"message": message}]}
+    call = chat(messages=[HELLO, message])
 
     assert [hint.key for hint in call.hints] == CHAT.resource_ids(chat(), answer)
     stripped = orjson.loads(CHAT.strip_bound_state(call))
@@ -684,7 +685,9 @@ def test_any_request_is_read_or_refused(each, path, body, likely):
 @settings(deadline=None)
 @given(events=st.lists(OBJECTS | VALUES, max_size=5))
 def test_any_answer_and_any_stream_can_be_watched(each, path, events):
-    call = each.read(formats.match("POST", path, {}, ""), {}, "", b'{"model":"m","messages":[{}],"stream":true}')
+    call = each.read(
+        formats.match("POST", path, {}, ""), {}, "", b'{"model":"m","messages":[{"role":"user"}],"stream":true}'
+    )
     encoded = [sse.encode(orjson.dumps(each)) for each in events]
     watcher = each.watcher(call)
 
@@ -707,7 +710,9 @@ def test_deep_nesting_breaks_nothing(each, path):
     names = ["a", "id", "response", "error", "delta", "message", "content", "tool_calls", "input", "conversation"]
     for name in names:
         deep = f'{{"{name}":'.encode() * 1000 + b"1" + b"}" * 1000
-        body = b'{"model":"m","messages":[{}],"input":[{"type":"reasoning"},%s],"conversation":%s,"error":%s}'
+        body = (
+            b'{"model":"m","messages":[{"role":"user"}],"input":[{"type":"reasoning"},%s],"conversation":%s,"error":%s}'
+        )
         call = each.read(formats.match("POST", path, {}, ""), {}, "", body % (deep, deep, deep))
         event = b'data: {"choices":[{"delta":%s,"finish_reason":"x"}],"model":1,"response":%s}\n\n' % (deep, deep)
         error = b'data: {"error":%s,"type":"error"}\n\n' % deep

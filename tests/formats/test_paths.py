@@ -24,6 +24,13 @@ from app.formats import paths
         ("/responses", "/v1/responses", ""),
         ("/embeddings", "/v1/embeddings", ""),
         ("/messages", "/v1/messages", ""),
+        ("/completions", "/v1/completions", ""),
+        ("/moderations", "/v1/moderations", ""),
+        ("/files", "/v1/files", ""),
+        ("/files/file-1/content", "/v1/files/file-1/content", ""),
+        ("/images/generations", "/v1/images/generations", ""),
+        ("/audio/speech", "/v1/audio/speech", ""),
+        ("/batches/batch_1/cancel", "/v1/batches/batch_1/cancel", ""),
         ("/messages/count_tokens?beta=true", "/v1/messages/count_tokens", "beta=true"),
         ("/v1/models/org%2Fmodel", "/v1/models/org/model", ""),
         ("/v1/models/a%3Ab%40c", "/v1/models/a:b@c", ""),
@@ -86,6 +93,20 @@ def test_what_could_be_read_in_two_ways_is_refused(target):
 
     assert caught.value.status == 400
     assert caught.value.code == "invalid_path"
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/metrics", "/middleware/api/keys", "/api/admin/api-keys", "/livez", "/readyz", "/healthz"]
+)
+def test_a_path_of_our_own_gets_no_version(path):
+    assert paths.normalise(path) == (path, "")
+
+
+@pytest.mark.parametrize("path", ["/audio/v1/audio/speech", "/files/v1beta/models/x:generateContent"])
+def test_a_provider_may_be_called_like_a_resource(path):
+    name = path.split("/")[1]
+
+    assert paths.split_prefix(paths.normalise(path)[0], {name}) == (name, path.removeprefix(f"/{name}"))
 
 
 def test_a_host_after_two_slashes_is_only_a_path():

@@ -107,6 +107,19 @@ def test_an_unknown_key_is_not_found(worker):
             call(42)
 
 
+def test_the_whole_value_is_revealed_unless_it_cannot_be_decrypted(worker):
+    add(worker, 2)
+    with worker.database.transaction() as connection:
+        connection.execute(sa.update(keys).where(keys.c.id == 2).values(key_value="v1.AAAA"))
+
+    assert worker.keys.reveal(1) == f"{VALUE}0000"
+    with pytest.raises(Conflict) as raised:
+        worker.keys.reveal(2)
+    assert raised.value.code == "undecryptable"
+    with pytest.raises(NotFound, match="Key not found"):
+        worker.keys.reveal(42)
+
+
 # -- changing ------------------------------------------------------------------------------------------------
 
 
@@ -446,6 +459,13 @@ def test_whether_a_provider_has_keys_and_any_is_real(worker):
     worker.keys.update(2, {"status": "Disabled"})
     assert worker.keys.any_real()
     assert not worker.keys.has_keys("gemini")
+    assert worker.keys.has_any("gemini")
+    assert not worker.keys.has_any("openai")
+    worker.keys.update(2, {"status": "Healthy"})
+    assert worker.keys.has_keys("gemini")
+    worker.keys.delete(2)
+    assert not worker.keys.has_keys("gemini")
+    assert not worker.keys.has_any("gemini")
 
 
 # -- restarts and other workers --------------------------------------------------------------------------------

@@ -277,6 +277,21 @@ def test_a_group_that_a_person_woke_elsewhere_rests_again_for_a_shorter_time(wor
     assert refuses(other, moment)
 
 
+def test_a_group_that_a_person_woke_at_another_key_than_the_one_that_reported_stays_awake(worker, moment, new_worker):
+    add(worker, 2)
+    other = new_worker()
+    fail(worker, moment, NARROW["group"])
+    worker.written()
+    other.keys.refresh()
+    worker.keys.wake(2)
+
+    for _ in range(2):
+        for one in (worker, other):
+            one.keys.refresh()
+            assert not refuses(one, moment)
+            one.written()
+
+
 def test_no_pair_that_rests_is_served_while_the_database_is_read_all_the_time(new_worker):
     clock = Clock()
     worker = new_worker(clock)

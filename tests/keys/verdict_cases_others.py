@@ -42,6 +42,27 @@ DATABRICKS = [
         message="User does not have permission 'Query' on Endpoint 'chat'.",
     ),
     *(
+        Case(
+            f"databricks: 403 {name}",
+            "databricks",
+            403,
+            body,
+            Action.KEY_REST,
+            "unauthorized",
+            Scope.KEY,
+            ladder=MINUTES,
+            alert=True,
+        )
+        for name, body in (
+            ("number in quotes", {"error_code": "403", "message": "Invalid access token."}),
+            ("number", {"error_code": 403, "message": "Invalid access token."}),
+            ("without a code", {"message": "Invalid access token."}),
+            ("text", b"Invalid access token."),
+        )
+    ),
+    databricks("403 another code", 403, "FEATURE_DISABLED", Action.CLIENT, "forbidden"),
+    Case("databricks: 403 HTML", "databricks", 403, HTML_ERROR, Action.PROVIDER, "front_end"),
+    *(
         databricks(f"429 {code}", 429, code, Action.KEY_REST, "rate_limited", Scope.PROVIDER, ladder=SHORT)
         for code in ("RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", 429)
     ),

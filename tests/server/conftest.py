@@ -8,6 +8,7 @@ import pytest
 
 from tests import canned
 from tests.fake_provider import FakeProvider, json_reply
+from tests.server import server
 
 
 @pytest.fixture
@@ -15,3 +16,11 @@ def provider() -> Iterator[FakeProvider]:
     with FakeProvider() as found:
         found.default(json_reply(canned.chat()))
         yield found
+
+
+@pytest.fixture(params=["threads", "loop"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each driver."""
+    name: str = request.param
+    monkeypatch.setattr(server, "DRIVER", name)
+    return name

@@ -46,6 +46,10 @@ def command(open_files: int | None = None) -> list[str]:
     return program if open_files is None else ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *program]
 
 
+#: What servers are started with where a test says nothing else; `conftest.driver` runs a test with each.
+DRIVER = "threads"
+
+
 def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Nothing of this machine's own settings is left in it."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
@@ -58,6 +62,7 @@ def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
         "SECRET_KEY": "a secret that only tests use",
         "RETRY_BACKOFF_FACTOR": "0",
         "GRACEFUL_TIMEOUT": "1",
+        "DRIVER": DRIVER,
         **environ,
     }
 

@@ -36,6 +36,8 @@ from tests.server.load import (
 )
 from tests.server.server import Server, run_main, wait_until
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 # -- F44, F45: the database -------------------------------------------------------------------------------
 
 
@@ -265,6 +267,7 @@ def test_f46_a_retry_after_in_the_past_is_no_rest_for_years(tmp_path: Path, prov
 # -- F40, F47: threads, files, addresses ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("driver", ["threads"], indirect=True)
 def test_f40_streams_leave_threads_for_the_dashboard(tmp_path: Path, provider: FakeProvider) -> None:
     go_on = threading.Event()
     provider.default(held(go_on))
@@ -289,6 +292,7 @@ def test_f40_streams_leave_threads_for_the_dashboard(tmp_path: Path, provider: F
         assert sorted(set(server.outcomes())) == ["refused", "success"]
 
 
+@pytest.mark.parametrize("driver", ["threads"], indirect=True)
 def test_f47_beyond_its_connections_the_server_refuses_and_recovers(tmp_path: Path, provider: FakeProvider) -> None:
     go_on = threading.Event()
     provider.default(held(go_on))

@@ -40,6 +40,8 @@ from tests.server.load import (
 )
 from tests.server.server import Server, wait_until
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 # -- F41: the end -----------------------------------------------------------------------------------------
 
 

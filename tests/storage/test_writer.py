@@ -198,6 +198,97 @@ def test_an_urgent_job_that_fails_is_lost_alone(database, writer):
     assert writer.dropped == 1
 
 
+class Told:
+    """A job that counts its runs and notes what it is told afterwards, with what is stored then."""
+
+    def __init__(self, database: Database, name: str, error: Exception | None = None) -> None:
+        self.runs = 0
+        self.told: list[tuple[bool, bool]] = []
+        self._database, self._name, self._error = database, name, error
+
+    def __call__(self, connection: Connection) -> None:
+        self.runs += 1
+        alias(self._name)(connection)
+        if self._error is not None:
+            raise self._error
+
+    def settled(self, written: bool) -> None:
+        self.told.append((written, self._name in aliases(self._database)))
+
+
+def test_a_job_is_told_once_that_it_is_written_and_that_is_after_the_commit(database, writer):
+    jobs = [Told(database, "urgent"), Told(database, "later")]
+    writer.urgent(jobs[0])
+    writer.later(jobs[1])
+    assert writer.flush(5)
+
+    assert [job.told for job in jobs] == [[(True, True)]] * 2
+
+
+def test_a_job_whose_batch_fails_is_told_once(database, writer):
+    good, bad = Told(database, "good"), Told(database, "bad", ValueError("a mistake in a job"))
+    last = Told(database, "last")
+    with Locked(database):
+        for job in (alias("first"), good, bad, last):
+            writer.urgent(job)
+        assert eventually(lambda: not writer.healthy)
+    assert writer.flush(5)
+
+    assert good.runs > 1
+    assert (good.told, bad.told, last.told) == ([(True, True)], [(False, False)], [(True, True)])
+
+
+def test_a_job_is_told_nothing_while_its_commit_fails(database, writer):
+    job = Told(database, "late")
+    failures = [2]
+
+    def fail(connection: Connection) -> None:
+        if failures[0]:
+            failures[0] -= 1
+            raise sa.exc.OperationalError("COMMIT", {}, sqlite_busy())
+
+    sa.event.listen(sa.Engine, "commit", fail)
+    try:
+        writer.urgent(job)
+        assert writer.flush(5)
+    finally:
+        sa.event.remove(sa.Engine, "commit", fail)
+
+    assert (job.runs, job.told) == (3, [(True, True)])
+
+
+def sqlite_busy() -> Exception:
+    error = Exception("database is locked")
+    error.sqlite_errorcode = 5  # type: ignore[attr-defined]
+    return error
+
+
+def test_a_job_that_fails_when_it_is_told_stops_nobody(database, writer, caplog):
+    class Broken(Told):
+        def settled(self, written: bool) -> None:
+            raise KeyError("a mistake")
+
+    other = Told(database, "other")
+    writer.urgent(Broken(database, "broken"))
+    writer.urgent(other)
+    assert writer.flush(5)
+
+    assert other.told == [(True, True)]
+    assert aliases(database) == ["broken", "other"]
+    assert "could not be told" in caplog.text
+
+
+def test_a_job_that_is_given_up_is_told_so(database):
+    writer = Writer(database)
+    job = Told(database, "lost")
+    with Locked(database):
+        writer.urgent(job)
+        assert not writer.close(0.3)
+        assert eventually(lambda: bool(job.told))
+
+    assert job.told == [(False, False)]
+
+
 def test_what_a_failed_job_wrote_before_is_rolled_back(database, writer):
     def half(connection: Connection) -> None:
         alias("half")(connection)

@@ -15,13 +15,12 @@ from flask import Blueprint, Response
 from app.admin import http
 from app.admin.overview import demonstration_answers
 from app.auth import confirm_password
-from app.errors import BadRequest, Conflict, NotFound
-from app.keys import store
+from app.errors import BadRequest
 from app.keys.fields import DEFAULT_PROVIDER, MAX_VALUE_CHARS, MIN_VALUE_CHARS
 from app.keys.manager import DELETE
 from app.providers import DEMO_NAME
 from app.usage_queries import UNUSED, KeyUsage
-from app.vault import VaultError, mask
+from app.vault import mask
 
 bp = Blueprint("keys", __name__, url_prefix="/keys")
 
@@ -132,14 +131,7 @@ def reveal_key(key_id: str) -> Response:
     """`{"password"}` -> the whole value as `key_value`. No password is needed while none is set."""
     identity = _identity(key_id)
     confirm_password(http.fields(http.read_object(optional=True), {"password": http.anything}))
-    with http.services().database.read() as connection:
-        rows = store.load_keys(connection, [identity])
-    if not rows:
-        raise NotFound("Key not found")
-    try:
-        value = http.services().vault.decrypt(rows[0].sealed)
-    except VaultError as error:
-        raise Conflict(str(error), code="undecryptable") from None
+    value = http.services().keys.reveal(identity)
     return http.answer({"success": True, "id": identity, "key_value": value})
 
 
@@ -178,9 +170,13 @@ def export_whole() -> Response:
 
 @bp.post("/import")
 def import_keys() -> Response:
-    """Add the keys of an export: a list. Values that are known, too short or masked are skipped and counted."""
+    """
+    Add the keys of an export: a list. Skipped and counted are values that are known, too short or masked, and rows of
+    the demonstration or of a provider that does not exist here.
+    """
     rows = http.read_list(max_bytes=MAX_IMPORT_BYTES)
-    whole = [_instant_as_seconds(row) for row in rows if not _is_masked(row) and not _is_of_demonstration(row)]
+    known = http.services().providers.snapshot.by_name.keys() - {DEMO_NAME}
+    whole = [_instant_as_seconds(row) for row in rows if not _is_masked(row) and _provider_of(row) in known]
     masked = sum(map(_is_masked, rows))
     _hide([row["key_value"] for row in whole if isinstance(row, dict) and isinstance(row.get("key_value"), str)])
     imported, skipped = http.services().keys.import_(whole)
@@ -239,8 +235,14 @@ def _is_masked(row: Any) -> bool:
     return isinstance(value, str) and _MASKED.fullmatch(value.strip()) is not None
 
 
-def _is_of_demonstration(row: Any) -> bool:
-    return isinstance(row, dict) and row.get("provider") == DEMO_NAME
+def _provider_of(row: Any) -> str | None:
+    """The provider that a row of an import is for; None where that is no name."""
+    if not isinstance(row, dict):
+        return None
+    name = row.get("provider")
+    if name is None:
+        return DEFAULT_PROVIDER
+    return name.strip() if isinstance(name, str) else None
 
 
 def _instant_as_seconds(row: Any) -> Any:

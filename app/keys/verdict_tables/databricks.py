@@ -11,7 +11,11 @@ Source: https://docs.databricks.com/machine-learning/foundation-model-apis/limit
 from __future__ import annotations
 
 from app.keys.base import Action, Scope
-from app.keys.verdict_tables.row import MODEL_SKIP, SHORT, Row, Table, codes, on, says
+from app.keys.error_bodies import Shape
+from app.keys.verdict_tables.row import MINUTES, MODEL_SKIP, SHORT, Row, Table, codes, on, says
+
+# Markup and empty bodies come from a front end.
+_JSON_OR_TEXT = frozenset({Shape.ERROR, Shape.TEXT})
 
 DATABRICKS: Table = (
     # A grant on one endpoint is missing: the key may well serve others.
@@ -31,6 +35,17 @@ DATABRICKS: Table = (
         Scope.KEY,
         on(401, 403),
         codes("PERMISSION_DENIED", "UNAUTHENTICATED"),
+        alert=True,
+    ),
+    # "Invalid access token." comes with a number for a code: as little as an unknown 401, so the key rests like there.
+    Row(
+        Action.KEY_REST,
+        "unauthorized",
+        Scope.KEY,
+        on(403),
+        coded=False,
+        shapes=_JSON_OR_TEXT,
+        ladder=MINUTES,
         alert=True,
     ),
     Row(

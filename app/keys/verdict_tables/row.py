@@ -45,6 +45,7 @@ class Row:
     quota           -- the quota that was exceeded
     retry_after     -- whether the answer has a Retry-After header
     names_model     -- the error has to name a model
+    coded           -- whether the error has a code that is a word
     shapes          -- bodies that the row may judge; markup and empty bodies only where named
     otherwise       -- a rest of this kind when the answer names none
     ladder          -- the growing rest when there is no number at all
@@ -59,6 +60,7 @@ class Row:
     quota: Quota | None = None
     retry_after: bool | None = None
     names_model: bool = False
+    coded: bool | None = None
     shapes: frozenset[Shape] = ERROR_BODY
     wait: Wait = Wait.NAMED
     otherwise: Quota | None = None
@@ -76,6 +78,7 @@ class Row:
             and (self.quota is None or self.quota in quotas(report))
             and self.retry_after in (None, has_retry_after)
             and (not self.names_model or report.model is not None)
+            and self.coded in (None, report.is_coded)
         )
 
 
