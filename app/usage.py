@@ -263,16 +263,16 @@ def log_access(record: RequestRecord, row: Mapping[str, Any]) -> None:
             shown[name] = Clean(value) if isinstance(value, str) else value
     access_log.info(Clean(f"{row['method']} {row['path']} {row['status']}"), extra=shown)
     for attempt in record.attempts:
-        _log_attempt(record, attempt)
+        _log_attempt(row["request_id"], attempt)
 
 
-def _log_attempt(record: RequestRecord, attempt: AttemptRecord) -> None:
+def _log_attempt(request_id: str, attempt: AttemptRecord) -> None:
     """One line for each attempt that failed; with debug, one for each."""
     level = logging.DEBUG if attempt.verdict == OK else logging.INFO
     if attempt_log.isEnabledFor(level):
         shown = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
         message = f"attempt {attempt.number} at {attempt.provider}: {attempt.verdict}"
-        attempt_log.log(level, message, extra={"request_id": record.request_id, **shown})
+        attempt_log.log(level, message, extra={"request_id": Clean(request_id), **shown})
 
 
 def _attempt(attempt: AttemptRecord, redact: Callable[[str], str]) -> dict[str, Any]:

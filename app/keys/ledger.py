@@ -50,6 +50,7 @@ class Ledger:
         self._rows: dict[int, _Known] = {}
         #: How many decisions on each scope are on their way to the database.
         self._unwritten: dict[_Place, int] = {}
+        self._taken_pairs: dict[_Place, PairRow] = {}
         #: Scopes with decisions that the reading under way may not have seen; None between readings.
         self._unseen: set[_Place] | None = None
         self._left_out = False
@@ -127,6 +128,8 @@ class Ledger:
     def settled(self, job: WriteChange) -> None:
         """A decision is committed or lost: every reading from now on sees what became of it."""
         place = (job.change.key_id, job.pair_name)
+        if job.pair is not None:
+            self._taken_pairs[place] = job.pair
         left = self._unwritten.pop(place, 0) - 1
         if left > 0:
             self._unwritten[place] = left
@@ -198,6 +201,7 @@ class Ledger:
         """Put a key with the row's shape in; what is known about the old one's state stays."""
         key = KeyState(row.id, row.provider, value or "", row.group, row.models, row.priority)
         self._rotation.put(key)
+        self._taken_pairs = {place: pair for place, pair in self._taken_pairs.items() if place[0] != row.id}
         if old is not None:
             key.uses, key.epoch = old.uses, old.epoch + 1
             if old.value == key.value and old.provider == key.provider:
@@ -241,11 +245,15 @@ class Ledger:
                     if limit.until or limit.level:
                         self._rotation.restore(limit, Status.HEALTHY, None, 0)
                         self._rotation.forget(limit)
+        self._taken_pairs = {pair: row for pair, row in self._taken_pairs.items() if pair in stored}
         for pair, row in stored.items():
             if self._is_unseen(pair):
                 self._left_out = True
+            elif self._taken_pairs.get(pair) == row:
+                continue  # counted down on the monotonic clock since it was taken: a jump of the wall clock is nothing
             elif (pair_limit := self._pair_limit(row)) is not None:
                 self._restore_pair(pair_limit, row, now, wall)
+                self._taken_pairs[pair] = row
 
     def _pair_limit(self, row: PairRow) -> Limit | None:
         key = self._rotation.keys.get(row.key_id)

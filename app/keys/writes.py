@@ -32,6 +32,7 @@ class WriteChange:
 
     decided_on  -- the values of `state_at` that this worker knew when it decided
     state_at    -- the value that its last run wrote; None when it wrote none
+    pair        -- the row of a (key, model) or group that its last run wrote; None when it wrote none
     until, wall -- Unix seconds: the end of the rest, and when it was decided
     """
 
@@ -40,6 +41,7 @@ class WriteChange:
         self.pair_name = pair_name(change.scope, change.model)
         self.decided_on: tuple[float, ...] = ()
         self.state_at: float | None = None
+        self.pair: store.PairRow | None = None
         self._live = live
         self._evidence = evidence
         self._until = until
@@ -49,10 +51,13 @@ class WriteChange:
         if self.change.scope is Scope.KEY:
             self._write_key(connection)
         elif self._can_be_stored():
-            store.write_pair(connection, self._pair())
+            self.pair = self._pair_row()
+            store.write_pair(connection, self.pair)
 
-    def settled(self, written: bool) -> None:  # noqa: ARG002 - the writer's hook; nothing is on its way either way
+    def settled(self, written: bool) -> None:
         """The decision is no longer on its way to the database: committed, or lost."""
+        if not written:
+            self.pair = None
         self._live.settled(self)
 
     def _can_be_stored(self) -> bool:
@@ -67,7 +72,7 @@ class WriteChange:
         known = (*self.decided_on, *self._live.own_writes(self))
         self._live.wrote(self, store.write_state(connection, change.key_id, state, known, self._wall))
 
-    def _pair(self) -> store.PairRow:
+    def _pair_row(self) -> store.PairRow:
         """A pair whose rest is over keeps its row as long as its step on the ladder counts."""
         change = self.change
         until = self._until or (self._wall if change.failures else 0.0)

@@ -185,13 +185,7 @@ JUMPS = {"a day ahead": 86400.0, "a day back": -86400.0}
     ("jump", "rest_s"),
     [
         ("a day ahead", 60),
-        pytest.param(
-            "a day back",
-            60,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a stored rest of a (key, model) is read again by the wall clock at each refresh"
-            ),
-        ),
+        ("a day back", 60),
         ("a day ahead", 3600),
         ("a day back", 3600),
     ],

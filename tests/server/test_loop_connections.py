@@ -90,13 +90,13 @@ def test_a_client_that_expects_100_continue_gets_it_before_it_sends_its_body(cli
 
 
 def test_a_refused_request_gets_no_100_continue(client):
-    client.send(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n")
+    client.send(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n")
     status, headers, _ = answer(client)
     assert (status, headers["connection"]) == (404, "keep-alive") or status == 404
 
 
 def test_head_has_a_length_and_no_body(client):
-    client.send(b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n" + ALIVE)
+    client.send(b"HEAD /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" + ALIVE)
     status, headers = client.head()
     assert (status, headers["content-length"]) == (200, "16")
     assert answer(client)[2] == b'{"status":"ok"}\n'
@@ -118,20 +118,20 @@ def test_an_http_1_0_client_gets_a_plain_stream_that_ends_with_the_connection(se
 @pytest.mark.parametrize(
     "head",
     [
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\na",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
-        b"POST /v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\nHost: a\n\n",
-        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+        b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: +1\r\n\r\na",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\nHost: localhost\n\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
         b"GET /v1/models HTTP/1.1\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"GET http://evil.example/v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        b"FOO /v1/models HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: b\r\n\r\n",
+        b"GET http://evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"FOO /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
@@ -145,9 +145,9 @@ def test_what_smuggles_or_is_no_request_is_refused_and_the_connection_closed(ser
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"GET /v1/" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-        (b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 431),
-        (b"GET /v1/models HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 300 + b"\r\n", 431),
+        (b"GET /v1/" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 431),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 300 + b"\r\n", 431),
     ],
 )
 def test_a_head_beyond_the_limits_is_refused(server, head, status):
@@ -189,7 +189,7 @@ def test_a_client_that_does_not_read_bounds_memory_and_holds_up_nobody(server, p
     provider.answers(reply(200, {"Content-Type": "application/octet-stream"}, b"x" * size))
     before = server.resident_bytes()
     with RawClient(server.port) as slow:
-        slow.send(b"GET /v1/files/file-1/content HTTP/1.1\r\nHost: x\r\n\r\n")
+        slow.send(b"GET /v1/files/file-1/content HTTP/1.1\r\nHost: localhost\r\n\r\n")
         slow.head()
         with RawClient(server.port) as other:
             for _ in range(20):
@@ -225,7 +225,7 @@ def test_many_streams_at_once_are_all_complete(server, provider):
 
 
 def test_a_flask_answer_comes_chunked_where_it_has_no_length(server):
-    status, headers, body = server.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    status, headers, body = server.raw(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert status == 200
     if headers.get("transfer-encoding") == "chunked":
         body, whole = unchunk(body)
