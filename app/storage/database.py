@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ class Database:
             raise ConfigError("DATABASE_URL", "a database in memory cannot be shared by several connections.")
         self.path = Path(parsed.database) if self.is_sqlite and parsed.database else None
         self._url = parsed
+        self._inode: int | None = None
         if self.is_sqlite:
             self.engine = _sqlite_engine(parsed)
             self._reader = _sqlite_engine(parsed, writes=False)
@@ -104,7 +106,13 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A writing transaction: committed at the end, rolled back when an exception leaves the block."""
+        """
+        A writing transaction: committed at the end, rolled back when an exception leaves the block. Raises
+        OperationalError where the file behind the open connections is not the one at its path any more: what would be
+        written there is lost with the process.
+        """
+        if self._is_elsewhere():
+            raise sa.exc.OperationalError("the database file was deleted or replaced", None, OSError())
         with self.engine.begin() as connection:
             yield connection
 
@@ -137,7 +145,19 @@ class Database:
                 connection.execute(sa.select(revision.c.value)).first()
         except SQLAlchemyError:
             return False
-        return True
+        return not self._is_elsewhere()
+
+    def _is_elsewhere(self) -> bool:
+        """Whether the file that the first transaction found has been deleted or replaced since."""
+        if self.path is None:
+            return False
+        try:
+            found = os.stat(self.path).st_ino
+        except OSError:
+            return self._inode is not None
+        if self._inode is None:
+            self._inode = found
+        return found != self._inode
 
     def close(self) -> None:
         """Close all idle connections. The object stays usable and opens new ones when asked."""

@@ -170,3 +170,21 @@ def test_a_path_may_hold_any_usual_character(tmp_path: Path):
     assert database.usable()
     assert path.exists()
     database.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_deleted_or_replaced_is_noticed_and_nothing_is_acknowledged(tmp_path, replaced):
+    database = Database(f"sqlite:///{tmp_path}/keys.db")
+    database.migrate()
+    assert database.usable()
+
+    (tmp_path / "keys.db").rename(tmp_path / "elsewhere.db")
+    if replaced:
+        (tmp_path / "keys.db").touch()
+
+    assert not database.usable()
+    with pytest.raises(OperationalError, match="deleted or replaced"), database.transaction():
+        pass
+    (tmp_path / "elsewhere.db").rename(tmp_path / "keys.db")
+    assert database.usable()
+    database.close()
