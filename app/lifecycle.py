@@ -14,6 +14,8 @@ from app.proxy.relay import Draining
 FLUSH_S = 5.0
 #: How long answers that end with an error may take to say so.
 LAST_ANSWERS_S = 2.0
+#: How long a request that finds all places taken waits for one that is being left.
+LEAVING_S = 0.1
 
 
 class Lifecycle:
@@ -51,8 +53,15 @@ class Lifecycle:
             self._running += 1
 
     def is_overfull(self) -> bool:
-        """Whether more requests run than may: the last one to enter has to go."""
-        return self.most_running is not None and self._running > self.most_running
+        """
+        Whether more requests run than may: the last one to enter has to go. A request that has its answer may not have
+        left yet when its client sends the next one, so that a full house is looked at twice.
+        """
+        most = self.most_running
+        if most is None or self._running <= most:
+            return False
+        with self._idle:
+            return not self._idle.wait_for(lambda: self._running <= most, LEAVING_S)
 
     def leave(self) -> None:
         with self._idle:

@@ -19,7 +19,10 @@ from app.providers import DEMO_NAME
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 #: Names that would shadow a path of ours.
-_RESERVED = frozenset({DEMO_NAME, "v1", "v1beta", "api", "middleware", "static", "mcp", "metrics", "health"})
+_RESERVED = frozenset(
+    f"{DEMO_NAME} v1 v1beta v1alpha api middleware static mcp metrics health healthz livez readyz"
+    " chat completions responses embeddings models messages files images audio batches moderations upload".split()
+)
 #: Headers that the gateway itself writes.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "cookie", "accept-encoding"})
 _METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata", "instance-data", "instance-data.ec2.internal"})

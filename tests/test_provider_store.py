@@ -153,3 +153,9 @@ def test_a_stored_kind_that_is_unknown_is_left_out_of_the_snapshot(database):
     store.refresh()
     assert "odd" not in store.snapshot.by_name
     assert store.get("odd")["effective"] is None
+
+
+@pytest.mark.parametrize("name", ["chat", "messages", "files", "livez"])
+def test_a_name_that_is_the_beginning_of_a_path_is_reserved(database, name):
+    with pytest.raises(BadRequest, match="reserved"):
+        make(database).create({**LOCAL, "name": name})

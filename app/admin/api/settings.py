@@ -30,6 +30,7 @@ def update_settings() -> Response:
     changes = http.read_object()
     if not changes:
         raise BadRequest("No settings were given. Send {name: value, ...}.")
+    _check_provider(changes.get("model_provider"))
     http.services().live_settings.update(changes)
     return http.answer({"success": True, "message": "Settings updated successfully", "settings": _values()})
 
@@ -48,6 +49,12 @@ def reset_settings() -> Response:
     http.fields(http.read_object(optional=True), {})
     http.services().live_settings.reset()
     return http.answer({"success": True, "message": "Settings reset to their defaults", "settings": _values()})
+
+
+def _check_provider(name: object) -> None:
+    known = http.services().providers.snapshot.by_name
+    if isinstance(name, str) and name and name not in known:
+        raise BadRequest(f"model_provider must be empty or one of {', '.join(known)}.", param="model_provider")
 
 
 def _value(name: str) -> Any:
