@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Protocol
 
@@ -252,7 +251,7 @@ class Connection:
             else:
                 self._keep = False
         if "date" not in names:
-            headers.append(("Date", formatdate(usegmt=True)))
+            headers.append(("Date", self._loop.date()))
         headers.append(("Connection", "keep-alive" if self._keep else "close"))
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
         lines += [f"{name}: {_safe(value)}" for name, value in headers]

@@ -14,11 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from email.utils import formatdate
 from itertools import count
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 Ready = Callable[[int], None]
+#: (instant, number, call); the call is None once the timer was cancelled. A list, so that it can be.
+Timer = list[Any]
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -26,6 +30,8 @@ GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 #: A cap on every wait, so that the loop never depends on one wake-up alone.
 LONGEST_WAIT_S = 1.0
 MAX_EVENTS = 512
+#: So many cancelled timers are not worth clearing out.
+FEW_TIMERS = 64
 
 
 class Loop:
@@ -38,7 +44,9 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Ready] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[Timer] = []
+        self._cancelled = 0
+        self._dated, self._date = 0, ""
         self._numbers = count()
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -56,9 +64,23 @@ class Loop:
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
-    def at(self, instant: float, call: Callable[[], None]) -> None:
-        """Call at this instant of the monotonic clock. It can't be taken back: what has become idle does nothing."""
-        heapq.heappush(self._timers, (instant, next(self._numbers), call))
+    def at(self, instant: float, call: Callable[[], None]) -> Timer:
+        """Call at this instant of the monotonic clock; what is returned can be given to `cancel`."""
+        timer = [instant, next(self._numbers), call]
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """The call will not happen, and nothing that it refers to is kept."""
+        if timer[2] is None:
+            return
+        timer[2] = None
+        self._cancelled += 1
+        # Most deadlines never come: without this, every request would stay in the heap for minutes.
+        if self._cancelled > FEW_TIMERS and self._cancelled > len(self._timers) // 2:
+            self._timers = [kept for kept in self._timers if kept[2] is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call on the loop's own thread. May be used by any thread."""
@@ -86,6 +108,13 @@ class Loop:
         for _ in range(len(self._calls)):
             self._guard(self._calls.popleft())
 
+    def date(self) -> str:
+        """The value of a Date header, made once a second."""
+        second = int(time.time())
+        if second != self._dated:
+            self._dated, self._date = second, formatdate(second, usegmt=True)
+        return self._date
+
     def close(self) -> None:
         self._epoll.close()
         os.close(self._wake)
@@ -95,12 +124,18 @@ class Loop:
             return 0.0
         if not self._timers:
             return LONGEST_WAIT_S
-        return min(LONGEST_WAIT_S, max(0.0, self._timers[0][0] - time.monotonic()))
+        first: float = self._timers[0][0]
+        return min(LONGEST_WAIT_S, max(0.0, first - time.monotonic()))
 
     def _run_due(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            self._guard(heapq.heappop(self._timers)[2])
+            timer = heapq.heappop(self._timers)
+            call, timer[2] = timer[2], None
+            if call is None:
+                self._cancelled -= 1
+            else:
+                self._guard(call)
 
     @staticmethod
     def _guard(call: Callable[[], None]) -> None:
@@ -123,22 +158,26 @@ class Alarm:
         self._loop = loop
         self._ring = ring
         self._deadline: float | None = None
-        self._set_for: float | None = None
+        self._timer: Timer | None = None
 
     def move(self, deadline: float | None) -> None:
         """Ring at this instant; None = not at all."""
         self._deadline = deadline
-        if deadline is not None and (self._set_for is None or deadline < self._set_for):
-            self._set_for = deadline
-            self._loop.at(deadline, self._due)
+        timer = self._timer
+        if deadline is None:
+            self._timer = None
+            if timer is not None:
+                self._loop.cancel(timer)
+        elif timer is None or deadline < timer[0]:
+            if timer is not None:
+                self._loop.cancel(timer)
+            self._timer = self._loop.at(deadline, self._due)
 
     def _due(self) -> None:
-        self._set_for = None
+        self._timer = None
         deadline = self._deadline
-        if deadline is None:
-            return
-        if deadline > time.monotonic():
+        if deadline is not None and deadline > time.monotonic():
             self.move(deadline)
-            return
-        self._deadline = None
-        self._ring()
+        elif deadline is not None:
+            self._deadline = None
+            self._ring()
