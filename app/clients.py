@@ -67,16 +67,18 @@ class Clients:
         self._writer = writer
         self._clock = clock or Clock()
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
         self._by_digest: Mapping[str, Client] = {}
         self._used: dict[int, float] = {}
         self._pending: dict[int, float] = {}
 
     def refresh(self) -> None:
         """Read all client keys again."""
-        with self._database.read() as connection:
+        # One at a time: a reading that began before a change must not overwrite the one that saw it.
+        with self._refreshing, self._database.read() as connection:
             grants = _grants(connection)
             rows = connection.execute(sa.select(clients)).mappings().all()
-        self._by_digest = {row["key_hash"]: _client(row, grants.get(row["id"], ())) for row in rows}
+            self._by_digest = {row["key_hash"]: _client(row, grants.get(row["id"], ())) for row in rows}
 
     def any_exist(self) -> bool:
         """Whether there is any client key, active or not."""

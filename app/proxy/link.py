@@ -10,16 +10,26 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
+from typing import Protocol
 
 from app.proxy.events import Send, UpstreamFailed
 from app.proxy.http1 import AnswerEvent, AnswerParser, BadAnswer, request_bytes
-from app.proxy.upstream import Connection, DialFailed, Upstreams
+from app.proxy.upstream import Connection, DialFailed
+
+
+class Connections(Protocol):
+    """Where a link gets its connection and leaves it. See Upstreams."""
+
+    def take(self, origin: str) -> Connection | None: ...
+    def give(self, connection: Connection) -> None: ...
+    def dial(self, origin: str, timeout_s: float) -> Future[Connection]: ...
+    def forget(self, pending: Future[Connection]) -> None: ...
 
 
 class Link:
     """One attempt's connection: dialling, then writing the request, then reading the answer."""
 
-    def __init__(self, send: Send, upstreams: Upstreams) -> None:
+    def __init__(self, send: Send, upstreams: Connections) -> None:
         self._send = send
         self._upstreams = upstreams
         self._parser = AnswerParser(head_only=send.method == "HEAD")
@@ -121,11 +131,17 @@ class Link:
         reused = self._connection is not None and self._connection.reused and not self._parser.begun
         return UpstreamFailed(code, connected=True, reused=reused, message=message)
 
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection may serve another request."""
+        return self._connection is not None and self._parser.reusable and not self._unsent
+
     def release(self) -> None:
+        reusable = self.reusable
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._parser.reusable and not self._unsent:
+        if reusable:
             self._upstreams.give(connection)
         else:
             connection.close()

@@ -102,7 +102,7 @@ class Upstreams:
     """
 
     def __init__(self, limits: Callable[[], PoolLimits], *, verify_with: str | None = None) -> None:
-        self._limits = limits
+        self.limits = limits
         self._lock = threading.Lock()
         self._idle: OrderedDict[str, deque[Connection]] = OrderedDict()
         # One context for all: a context for each connection costs 0.8 MiB.
@@ -115,7 +115,7 @@ class Upstreams:
 
     def take(self, origin: str) -> Connection | None:
         """An idle connection that seems alive, or None."""
-        limits = self._limits()
+        limits = self.limits()
         while True:
             with self._lock:
                 kept = self._idle.get(origin)
@@ -130,7 +130,7 @@ class Upstreams:
 
     def give(self, connection: Connection) -> None:
         """Keep a connection whose last answer was read to its end."""
-        limits = self._limits()
+        limits = self.limits()
         connection.idle_since = time.monotonic()
         dropped: list[Connection] = []
         with self._lock:

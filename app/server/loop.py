@@ -60,6 +60,13 @@ class Loop:
     def modify(self, descriptor: int, interest: int) -> None:
         self._epoll.modify(descriptor, interest)
 
+    def rebind(self, descriptor: int, ready: Ready) -> None:
+        """From now on tell somebody else; what the descriptor waits for stays."""
+        self._handlers[descriptor] = ready
+
+    def is_registered(self, descriptor: int) -> bool:
+        return descriptor in self._handlers
+
     def unregister(self, descriptor: int) -> None:
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)

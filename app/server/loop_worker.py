@@ -22,6 +22,7 @@ from app.proxy.collation import open_exchange
 from app.proxy.events import RequestHead
 from app.server.connection import Connection, Handler
 from app.server.flask_bridge import FlaskCall
+from app.server.idle import IdleConnections
 from app.server.loop import READ, Loop
 from app.server.relay import LoopRelay
 from app.server.requests import Request
@@ -55,6 +56,7 @@ class LoopWorker(Worker):
         self._application: Callable[..., Iterable[bytes]] = application
         self._lifecycle: Lifecycle = application.extensions["middleware_lifecycle"]
         self._edge: Edge = application.extensions["middleware_edge"]
+        self._idle = IdleConnections(self._loop, self._edge.upstreams, self._edge.upstreams.limits)
         sockets: list[Any] = self.sockets
         self._listeners: list[socket.socket] = [listener.sock for listener in sockets]
         self._address = self._listeners[0].getsockname()[:2]
@@ -129,7 +131,7 @@ class LoopWorker(Worker):
             in_flight.end()
             lifecycle.leave()
 
-        relay = LoopRelay(self._loop, edge, exchange, connection, over)
+        relay = LoopRelay(self._loop, edge, self._idle, exchange, connection, over)
         self._relays.add(relay)
         return relay
 
@@ -178,6 +180,7 @@ class LoopWorker(Worker):
             self._loop.turn()
         for connection in list(self._connections):
             connection.close()
+        self._idle.close()
         self._work.shutdown(wait=False, cancel_futures=True)
         self._admin.shutdown(wait=False, cancel_futures=True)
         self._lifecycle.stop()

@@ -32,7 +32,8 @@ from app.proxy.events import (
 from app.proxy.exchange import Exchange
 from app.proxy.link import Link
 from app.proxy.upstream import DialFailed
-from app.server.loop import Alarm, Loop
+from app.server.idle import IdleConnections
+from app.server.loop import READ, Alarm, Loop
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +60,18 @@ class LoopRelay:
     """
 
     def __init__(
-        self, loop: Loop, edge: Edge, exchange: Exchange | ListExchange, client: Client, over: Callable[[], None]
+        self,
+        loop: Loop,
+        edge: Edge,
+        idle: IdleConnections,
+        exchange: Exchange | ListExchange,
+        client: Client,
+        over: Callable[[], None],
     ) -> None:
         self.exchange = exchange
         self._loop = loop
         self._edge = edge
+        self._idle = idle
         self._client: Client | None = client
         self._over: Callable[[], None] | None = over
         self._link: Link | None = None
@@ -155,7 +163,7 @@ class LoopRelay:
 
     def _do_send(self, command: Send) -> None:
         self._drop_link()
-        link = self._link = Link(command, self._edge.upstreams)
+        link = self._link = Link(command, self._idle)
         if not link.dialling:
             self._watch()
             return
@@ -167,9 +175,15 @@ class LoopRelay:
         self._drop_link()
 
     def _do_release_upstream(self, _command: ReleaseUpstream) -> None:
-        link = self._take_link()
-        if link is not None:
-            link.release()
+        link = self._link
+        if link is None or not link.reusable:
+            self._drop_link()
+            return
+        # It stays registered: the idle connections take over what it wakes.
+        if self._interest != READ:
+            self._loop.modify(self._descriptor, READ)
+        self._link, self._descriptor, self._interest = None, -1, 0
+        link.release()
 
     # -- the upstream's socket -----------------------------------------------------------------------
 
@@ -201,10 +215,19 @@ class LoopRelay:
         interest = link.interest & ~1 if self._paused else link.interest
         if self._descriptor < 0:
             self._descriptor = link.descriptor
-            self._loop.register(self._descriptor, interest, self._ready)
+            self._adopt(interest)
         elif interest != self._interest:
             self._loop.modify(self._descriptor, interest)
         self._interest = interest
+
+    def _adopt(self, interest: int) -> None:
+        """Listen to a connection that is new, or was idle and is registered already."""
+        if not self._loop.is_registered(self._descriptor):
+            self._loop.register(self._descriptor, interest, self._ready)
+            return
+        self._loop.rebind(self._descriptor, self._ready)
+        if interest != READ:
+            self._loop.modify(self._descriptor, interest)
 
     def _ready(self, _event: int) -> None:
         link = self._link

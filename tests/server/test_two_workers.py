@@ -27,8 +27,9 @@ def key(number):
 def ask(connection):
     connection.request("POST", "/v1/chat/completions", BODY, HEADERS)
     answer = connection.getresponse()
-    answer.read()
-    return answer.status
+    body = answer.read()
+    # A refusal is told by its text, so that a failing test says what it was.
+    return answer.status if answer.status == 200 else body.decode()
 
 
 def one_request(server):
