@@ -6,6 +6,7 @@ Everything that it writes to its standard error is kept.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import urllib3
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
 STOP_S = 15.0
+LISTENING = re.compile(r"Listening at: http://[^ ]*:(\d+)")
 PASSWORD = "correct horse battery staple"
 
 
@@ -57,10 +59,10 @@ class Server:
 
     def __init__(self, folder: Path, **environ: str) -> None:
         self.folder = folder
-        self.port = _free_port()
-        self.origin = f"http://127.0.0.1:{self.port}"
+        self.port = 0
         self.log_path = folder / "server.log"
-        self._environ = environment(folder, PORT=str(self.port), **environ)
+        # Port 0: a port that is chosen here could be another server's by the time this one listens.
+        self._environ = environment(folder, PORT="0", **environ)
         self._pool = urllib3.PoolManager(retries=False, maxsize=32)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -93,6 +95,10 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_S)
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
@@ -139,6 +145,11 @@ class Server:
         while time.monotonic() < until:
             assert self._process is not None
             assert self._process.poll() is None, self.log
+            listening = LISTENING.search(self.log)
+            if listening is None:
+                time.sleep(0.02)  # the bound of the loop is START_S
+                continue
+            self.port = int(listening[1])
             try:
                 if self.request("GET", "/livez").status == 200:
                     return
@@ -164,9 +175,3 @@ def split_answer(received: bytes) -> tuple[int, dict[str, str], bytes]:
     lines = head.decode("latin-1").split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
     return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}, rest
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
