@@ -337,7 +337,8 @@ class KeyManager(LiveKeys):
     def seed(self, provider: str, values: Iterable[str], *, name: str = "", note: str = "") -> int:
         """
         Add the values of the environment that were never imported before; returns how many. A key that a person
-        deleted therefore stays deleted. Unusable values are skipped with a warning.
+        deleted therefore stays deleted. Unusable values are skipped with a warning. Afterwards this process also knows
+        the keys that another worker has added from the same values.
         """
         count = 0
         with self._database.transaction() as connection:
@@ -353,8 +354,8 @@ class KeyManager(LiveKeys):
                     columns = to_columns({"name": name or f"{provider} {number}", "provider": provider, "note": note})
                     self._insert(connection, value, columns, StoredState(Status.HEALTHY))
                     count += 1
-        if count:
-            self.refresh()
+        # Also when none is new: a worker that starts at the same time may have added them since the last reading.
+        self.refresh()
         return count
 
     def _insert(self, connection: Connection, value: str, columns: Mapping[str, Any], state: StoredState) -> int:

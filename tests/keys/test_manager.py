@@ -320,6 +320,15 @@ def test_a_key_of_the_environment_that_was_deleted_stays_deleted(worker):
     assert {item["provider"] for item in worker.keys.list_keys()} == {"openai"}
 
 
+def test_a_worker_knows_the_keys_that_another_worker_took_from_the_environment_at_the_same_time(new_worker, moment):
+    first, second = new_worker(), new_worker()
+    values = (f"{VALUE}1", f"{VALUE}2")
+    assert first.keys.seed("gemini", values) == 2
+
+    assert second.keys.seed("gemini", values) == 0
+    assert take(second, moment).value in values
+
+
 # -- taking and reporting ------------------------------------------------------------------------------------
 
 
