@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,6 +38,10 @@ class Sessions:
         self._lock = threading.Lock()
         self._owners: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._pending: dict[str, SessionRow] = {}
+        #: Own decisions on their way to the database, and those that arrived since the current reading began: what is
+        #: read about them may be older than they are.
+        self._writing: Counter[str] = Counter()
+        self._arrived: set[str] = set()
         self._seq = 0
 
     def owner(self, providers: Iterable[str], hints: Iterable[str]) -> int | None:
@@ -66,7 +70,7 @@ class Sessions:
             first = not self._pending
             self._pending[digest] = SessionRow(digest, key_id, now + ttl_s)
         if first:
-            self._writer.later(_WritePending(self._take_pending))
+            self._writer.later(_WritePending(self))
 
     def forget_key(self, key_id: int) -> None:
         """Forget what a deleted key held."""
@@ -76,11 +80,14 @@ class Sessions:
 
     def refresh(self) -> None:
         """Read what other workers have written."""
+        with self._lock:
+            self._arrived.clear()
         with self._database.read() as connection:
             rows = load_sessions(connection, self._seq - _OVERLAP, self._wall(), MAX_SESSIONS)
         with self._lock:
+            newer = self._pending.keys() | self._writing.keys() | self._arrived
             for row in rows:
-                if row.hint not in self._pending and row.seq > self._seq - _OVERLAP:
+                if row.hint not in newer and row.seq > self._seq - _OVERLAP:
                     self._keep(row.hint, row.key_id, row.expires_at)
             self._seq = max([self._seq, *(row.seq for row in rows)])
 
@@ -102,23 +109,38 @@ class Sessions:
         while len(self._owners) > MAX_SESSIONS:
             self._owners.popitem(last=False)
 
-    def _take_pending(self) -> list[SessionRow]:
+    def take_pending(self) -> list[SessionRow]:
+        """The own decisions that nobody has begun to write."""
         with self._lock:
             rows, self._pending = [*self._pending.values()], {}
+            self._writing.update(row.hint for row in rows)
         return rows
+
+    def arrived(self, rows: Iterable[SessionRow]) -> None:
+        """These decisions are committed, or lost."""
+        with self._lock:
+            for row in rows:
+                self._writing[row.hint] -= 1
+                if self._writing[row.hint] <= 0:
+                    del self._writing[row.hint]
+                self._arrived.add(row.hint)
 
 
 class _WritePending:
     """A job that takes its rows once, so that a retry writes the same ones."""
 
-    def __init__(self, take: Callable[[], list[SessionRow]]) -> None:
-        self._take = take
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
         self._rows: list[SessionRow] | None = None
 
     def __call__(self, connection: Connection) -> None:
         if self._rows is None:
-            self._rows = self._take()
+            self._rows = self._sessions.take_pending()
         write_sessions(connection, self._rows)
+
+    def settled(self, written: bool) -> None:  # noqa: ARG002
+        """Told by the writer after the commit, or when the job is given up."""
+        self._sessions.arrived(self._rows or ())
 
 
 def _digest(provider: str, hint: str) -> str:

@@ -321,3 +321,30 @@ def test_no_pair_that_rests_is_served_while_the_database_is_read_all_the_time(ne
         reader.join()
 
     assert served_again == []
+
+
+def test_a_conversation_that_moves_while_conversations_are_read_stays_with_its_new_key(worker):
+    def owner():
+        return worker.keys.owner(("gemini",), ["conversation"], 0.0)
+
+    def move(key_id):
+        worker.keys.remember("gemini", "conversation", key_id, 0.0)
+        assert worker.writer.flush(10.0)
+
+    move(1)
+    todo = [lambda: move(2)]
+
+    def executed(_connection, _cursor, statement, *_rest) -> None:
+        if statement.startswith("SELECT session_keys.") and todo:
+            todo.pop()()
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", executed)
+    try:
+        worker.keys._sessions.refresh()
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", executed)
+
+    assert not todo, "the conversations were not read"
+    assert owner() == 2
+    worker.keys._sessions.refresh()
+    assert owner() == 2
