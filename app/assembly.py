@@ -32,6 +32,7 @@ from app.proxy.relay import Draining
 from app.proxy.upstream import PoolLimits, Upstreams
 from app.redaction import Redactor
 from app.retention import INTERVAL_S, Retention
+from app.settings import Settings
 from app.settings_store import LiveSettings
 from app.shared import SharedTable
 from app.storage.database import Database
@@ -126,7 +127,7 @@ def _edge(config: Config, services: Services, lifecycle: Lifecycle, verify_with:
     )
     return Edge(
         gateway=gateway,
-        upstreams=Upstreams(lambda: _pool_limits(live_settings), verify_with=verify_with),
+        upstreams=Upstreams(_PoolLimits(live_settings), verify_with=verify_with),
         lifecycle=lifecycle,
         clock=services.clock,
         metrics=services.metrics,
@@ -135,14 +136,25 @@ def _edge(config: Config, services: Services, lifecycle: Lifecycle, verify_with:
     )
 
 
-def _pool_limits(live_settings: LiveSettings) -> PoolLimits:
-    current = live_settings.current
-    return PoolLimits(
-        pooling=current.connection_pooling_enabled,
-        max_origins=current.pool_connections,
-        max_idle_per_origin=current.pool_maxsize,
-        idle_s=current.keepalive_timeout,
-    )
+class _PoolLimits:
+    """The limits of the pool as the live settings say, made anew only when those change: asked for each request."""
+
+    def __init__(self, live_settings: LiveSettings) -> None:
+        self._live_settings = live_settings
+        self._made_of: Settings | None = None
+        self._made = PoolLimits()
+
+    def __call__(self) -> PoolLimits:
+        current = self._live_settings.current
+        if current is not self._made_of:
+            self._made = PoolLimits(
+                pooling=current.connection_pooling_enabled,
+                max_origins=current.pool_connections,
+                max_idle_per_origin=current.pool_maxsize,
+                idle_s=current.keepalive_timeout,
+            )
+            self._made_of = current
+        return self._made
 
 
 def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration, edge: Edge) -> None:

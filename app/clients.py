@@ -80,6 +80,10 @@ class Clients:
             rows = connection.execute(sa.select(clients)).mappings().all()
             self._by_digest = {row["key_hash"]: _client(row, grants.get(row["id"], ())) for row in rows}
 
+    def version(self) -> object:
+        """Another object whenever a client key was added, changed or removed."""
+        return self._by_digest
+
     def any_exist(self) -> bool:
         """Whether there is any client key, active or not."""
         return bool(self._by_digest)

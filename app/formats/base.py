@@ -100,10 +100,11 @@ class SessionHint:
     bound: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """
-    A request as the core needs it: read once, the body itself untouched.
+    A request as the core needs it: read once, the body itself untouched. Nobody changes one (not `frozen`, because that
+    makes it five times as dear to make, and one is made for each request).
 
     body      -- the bytes as they came (after an optional gzip was undone)
     json      -- the parsed top level object, or None where the body is not JSON (uploads) or absent

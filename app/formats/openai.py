@@ -41,6 +41,8 @@ _REFERENCES = (
     "assistant_id",
     "thread_id",
 )
+_NAMES_OF_REFERENCES = frozenset(_REFERENCES)
+_NAMES_OF_SESSIONS = frozenset(_SESSION_HEADERS)
 _FILE_REFERENCE = re.compile(rb'"(?:file_id|container)"\s*:\s*"([A-Za-z0-9_\-]{1,128})"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FORM_MODEL = re.compile(rb'; ?name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n')
@@ -109,24 +111,32 @@ def secret_state_hint(content: str) -> str:
     return f"enc:{hashlib.sha256(content.encode(errors='replace')).hexdigest()[:32]}"
 
 
-def hints_of(match: Match, headers: Mapping[str, str], json: Json | None, body: bytes) -> Iterator[SessionHint]:
-    """Yield what the request says about earlier ones, state that only one key can read first."""
-    path = match.endpoint.pattern.fullmatch(match.path)
-    identifier = path.groupdict().get("id") if path else None
-    if identifier:
-        yield SessionHint(resource_hint(identifier), bound=True)
+def hints_of(match: Match, headers: Mapping[str, str], json: Json | None, body: bytes) -> list[SessionHint]:
+    """Return what the request says about earlier ones, state that only one key can read first."""
+    found: list[SessionHint] = []
+    if "id" in match.endpoint.pattern.groupindex:
+        path = match.endpoint.pattern.fullmatch(match.path)
+        identifier = path["id"] if path else None
+        if identifier:
+            found.append(SessionHint(resource_hint(identifier), bound=True))
     if json is not None:
+        found += _hints_in(json, body)
+    if not _NAMES_OF_SESSIONS.isdisjoint(headers):
+        named = (headers.get(name) for name in _SESSION_HEADERS)
+        found += [SessionHint(f"session:{value}", bound=False) for value in named if value]
+    return found
+
+
+def _hints_in(json: Json, body: bytes) -> Iterator[SessionHint]:
+    if not _NAMES_OF_REFERENCES.isdisjoint(json):
         for name in _REFERENCES:
             yield from (SessionHint(resource_hint(found), bound=True) for found in _identifiers(json.get(name)))
-        if b'"file_id"' in body or b'"container"' in body:
-            for found in list(dict.fromkeys(_FILE_REFERENCE.findall(body)))[:_MAX_FILE_HINTS]:
-                yield SessionHint(resource_hint(found.decode()), bound=True)
-        cache_key = json.get("prompt_cache_key")
-        if isinstance(cache_key, str) and cache_key:
-            yield SessionHint(f"cache:{cache_key}", bound=False)
-    for name in _SESSION_HEADERS:
-        if value := headers.get(name):
-            yield SessionHint(f"session:{value}", bound=False)
+    if b'"file_id"' in body or b'"container"' in body:
+        for found in list(dict.fromkeys(_FILE_REFERENCE.findall(body)))[:_MAX_FILE_HINTS]:
+            yield SessionHint(resource_hint(found.decode()), bound=True)
+    cache_key = json.get("prompt_cache_key")
+    if isinstance(cache_key, str) and cache_key:
+        yield SessionHint(f"cache:{cache_key}", bound=False)
 
 
 def _identifiers(value: object) -> Iterator[str]:
@@ -147,13 +157,15 @@ def usage_of(usage: object) -> Usage:
         return Usage()
     given = _mapping(usage, "prompt_tokens_details") or _mapping(usage, "input_tokens_details")
     made = _mapping(usage, "completion_tokens_details") or _mapping(usage, "output_tokens_details")
+    cached = _first_count(given, "cached_tokens", "prompt_cache_hit_tokens")
+    if cached is None:  # DeepSeek puts cached tokens beside the others, as `prompt_cache_hit_tokens`
+        cached = _first_count(usage, "cached_tokens", "prompt_cache_hit_tokens")
     return Usage(
-        input_tokens=_first_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_first_count(usage, "completion_tokens", "output_tokens"),
-        # DeepSeek names cached tokens `prompt_cache_hit_tokens`.
-        cached_tokens=_first_count({**usage, **given}, "cached_tokens", "prompt_cache_hit_tokens"),
-        cache_write_tokens=_first_count(given, "cache_write_tokens"),
-        reasoning_tokens=_first_count(made, "reasoning_tokens"),
+        _first_count(usage, "prompt_tokens", "input_tokens"),
+        _first_count(usage, "completion_tokens", "output_tokens"),
+        cached,
+        json_body.count(given.get("cache_write_tokens")),
+        json_body.count(made.get("reasoning_tokens")),
     )
 
 
@@ -205,8 +217,9 @@ def _mapping(value: Json, name: str) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def _first_count(value: Json, *names: str) -> int | None:
-    return next((found for name in names if (found := json_body.count(value.get(name))) is not None), None)
+def _first_count(value: Json, name: str, other: str) -> int | None:
+    found = json_body.count(value.get(name))
+    return json_body.count(value.get(other)) if found is None else found
 
 
 # -- the format ------------------------------------------------------------------------------------------
@@ -262,7 +275,7 @@ class OpenAiFormat(Format):
             return None
         if not isinstance(model, str) or not model:
             raise BadRequest("`model` must name a model, as a string.", param="model")
-        if len(model) > MAX_MODEL_CHARACTERS or _CONTROL.search(model):
+        if len(model) > MAX_MODEL_CHARACTERS or not (model.isprintable() or _CONTROL.search(model) is None):
             raise BadRequest("`model` must be at most 256 characters, none of them a control character.", param="model")
         return model
 
@@ -301,7 +314,7 @@ class OpenAiFormat(Format):
             return answer, "error_in_answer"
         reason = self.missing(call, answer)
         generated = call.match.endpoint.operation is Operation.GENERATE
-        if generated and not reason and not self.usage(answer).counts_output and self.says_nothing(answer):
+        if generated and not reason and self.says_nothing(answer) and not self.usage(answer).counts_output:
             reason = EMPTY_ANSWER
         return answer, reason
 

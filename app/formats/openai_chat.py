@@ -104,11 +104,11 @@ class OpenAiChat(OpenAiFormat):
 
     def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
         if b'"thought_signature"' not in body:
-            return
+            return ()
         for call in _tool_calls(json.get("messages")):
             if signature := _signature(call):
-                yield SessionHint(openai.secret_state_hint(signature), bound=True)
-                return
+                return (SessionHint(openai.secret_state_hint(signature), bound=True),)
+        return ()
 
     def stream_edits(self, call: Call, json: Json, edits: Edits) -> dict[str, bytes]:
         streams = call.stream if edits.stream is None else edits.stream
@@ -152,8 +152,10 @@ class OpenAiChat(OpenAiFormat):
         return "" if all(isinstance(choice, dict) and part in choice for choice in choices) else "no_message"
 
     def says_nothing(self, answer: Json) -> bool:
-        choices = objects(answer.get("choices"))
-        return all(choice.get("finish_reason") == _NATURAL_END and not _says_something(choice) for choice in choices)
+        for choice in objects(answer.get("choices")):
+            if choice.get("finish_reason") != _NATURAL_END or _says_something(choice):
+                return False
+        return True
 
     def resource_ids(self, call: Call, answer: Json) -> list[str]:
         identifier = answer.get("id")
@@ -270,7 +272,10 @@ def _says_something(choice: Json) -> bool:
     """Whether a choice, of a chunk or of a plain answer, holds more than its role."""
     said = choice.get("delta") or choice.get("message")
     if isinstance(said, dict):
-        return any(value for name, value in said.items() if name != "role")
+        for name, value in said.items():  # noqa: SIM110 - a generator costs three times as much
+            if value and name != "role":
+                return True
+        return False
     return bool(choice.get("text")) or not {"delta", "message", "text"} & set(choice)
 
 
@@ -288,5 +293,7 @@ def _signature(call: Json) -> str:
 
 
 def _signature_hints(messages: list[Any]) -> list[str]:
+    if not any(isinstance(message, dict) and message.get("tool_calls") for message in messages):
+        return []
     signatures = [signature for call in _tool_calls(messages) if (signature := _signature(call))]
     return [openai.secret_state_hint(signature) for signature in signatures[:_MAX_SIGNATURES]]

@@ -109,9 +109,12 @@ class Verdict:
     max_tries: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Lease:
-    """A key handed out for one attempt. `value` never appears in `repr`."""
+    """
+    A key handed out for one attempt. `value` never appears in `repr`. Nobody changes one; `frozen` would only make it
+    dearer, and one is made for each attempt.
+    """
 
     key_id: int
     provider: str

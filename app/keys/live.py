@@ -147,6 +147,10 @@ class LiveKeys:
         with self._lock:
             return self._rotation.usable(provider, now)
 
+    def version(self) -> int:
+        """Another number whenever `has_keys`, `has_any` or `any_real` could answer anew."""
+        return self._rotation.mutations
+
     def has_keys(self, provider: str) -> bool:
         """Whether the provider entry has a key that is not disabled."""
         with self._lock:

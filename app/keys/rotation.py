@@ -39,7 +39,7 @@ class Rotation:
         self.turn = 0
         self._ticket = 0.0
         self._changes: list[Change] = []
-        self._mutations = 0
+        self.mutations = 0
         self._alarms: list[tuple[float, int, Limit]] = []
         self._alarm_count = 0
         self._probes: dict[int, tuple[Limit, ...]] = {}
@@ -57,14 +57,14 @@ class Rotation:
         if pool is None:
             pool = self.pools[key.provider] = Pool(key.provider)
         pool.add(key)
-        self._mutations += 1
+        self.mutations += 1
 
     def remove(self, key_id: int) -> None:
         """Forget a key. Attempts that still hold it may report; nothing happens then."""
         key = self.keys.pop(key_id, None)
         if key is not None:
             self.pools[key.provider].discard(key_id)
-            self._mutations += 1
+            self.mutations += 1
 
     def new_day(self, uses: Mapping[int, int]) -> None:
         """Start counting uses anew, from these numbers per key id."""
@@ -173,9 +173,9 @@ class Rotation:
         return Pick(outcome, wake_at=found[outcome])
 
     def _reason(self, pool: Pool, model: str | None) -> tuple[Outcome, float, bool]:
-        if pool.stamp != self._mutations or len(pool.reasons) >= _MAX_REMEMBERED_REASONS:
+        if pool.stamp != self.mutations or len(pool.reasons) >= _MAX_REMEMBERED_REASONS:
             pool.reasons.clear()
-            pool.stamp = self._mutations
+            pool.stamp = self.mutations
         reason = pool.reasons.get(model)
         if reason is None:
             reason = pool.reasons[model] = pool.find_reason(model)
@@ -308,7 +308,7 @@ class Rotation:
     def set_alarm(self, limit: Limit, until: float) -> None:
         """Keep the scope out of play until then."""
         limit.until = until
-        self._mutations += 1
+        self.mutations += 1
         if until != FOREVER:
             self._alarm_count += 1
             heappush(self._alarms, (until, self._alarm_count, limit))
@@ -316,7 +316,7 @@ class Rotation:
     def open(self, limit: Limit) -> None:
         """Let the scope's keys into their rings again."""
         limit.until, limit.probe, limit.gone = 0.0, 0, False
-        self._mutations += 1
+        self.mutations += 1
         parked, limit.parked = limit.parked, []
         for ring, key in parked:
             if ring.live and not key.removed:
@@ -375,8 +375,8 @@ class Rotation:
         pool = self.pools.get(provider)
         if pool is None or (pool.limit.until and not pool.limit.probe):
             return 0
-        if pool.usable[0] != self._mutations:
-            pool.usable = (self._mutations, pool.count_usable())
+        if pool.usable[0] != self.mutations:
+            pool.usable = (self.mutations, pool.count_usable())
         return pool.usable[1]
 
     def has_keys(self, provider: str) -> bool:
@@ -384,8 +384,8 @@ class Rotation:
         pool = self.pools.get(provider)
         if pool is None:
             return False
-        if pool.enabled[0] != self._mutations:
-            pool.enabled = (self._mutations, any(key.limit.until != FOREVER for key in pool.keys.values()))
+        if pool.enabled[0] != self.mutations:
+            pool.enabled = (self.mutations, any(key.limit.until != FOREVER for key in pool.keys.values()))
         return pool.enabled[1]
 
     def has_any(self, provider: str) -> bool:

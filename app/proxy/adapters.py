@@ -38,6 +38,9 @@ class ClientDoor:
         self._mode = mode
         self._exposed = exposed
 
+    def version(self) -> object:
+        return self._clients.version()
+
     def required(self) -> bool:
         if self._mode != "auto":
             return self._mode == "required"

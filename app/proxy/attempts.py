@@ -82,7 +82,10 @@ class Attempts:
 
     def start(self, now: float) -> Send:
         """The request for the next attempt. Raises the error to answer with when no key can make one."""
-        lease = self._lease(now)
+        return self.begin(self._lease(now), now)
+
+    def begin(self, lease: Lease, now: float) -> Send:
+        """The request of an attempt with this key."""
         self.lease = lease
         self._tried.add(lease.key_id)
         self.candidate = next(found for found in self._candidates if found.provider.name == lease.provider)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from app.errors import MiddlewareError, UpstreamCut, UpstreamTimeout
-from app.formats.base import Call, Operation
+from app.formats.base import Call
 from app.keys.base import Failure, Phase
 from app.proxy import admission, routing
 from app.proxy.admission import Visitor
@@ -136,13 +136,7 @@ class Exchange:
         call = self.call = match.format.read(match, visitor.headers, visitor.query, body)
         self._book.called(call, excerpt=settings.log_request_body)
         self._deadlines.operation = match.endpoint.operation
-        wanted = routing.Wanted(
-            model=call.model,
-            dialect=match.format.name,
-            provider=visitor.provider,
-            default_provider=settings.model_provider,
-            default_model=settings.model_default if match.endpoint.operation is Operation.GENERATE else "",
-        )
+        wanted = routing.wanted_by(call, visitor.provider, settings)
         route = routing.route(wanted, self._gateway.providers(), self._gateway.keys)
         admission.check_model(visitor.caller, call.model, route.candidates[0].model)
         if self._answered_from_cache(route):

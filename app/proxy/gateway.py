@@ -16,6 +16,10 @@ from app.settings import Settings
 class Keys(KeyCounts, Protocol):
     """The upstream keys. `now` is monotonic seconds."""
 
+    def version(self) -> int:
+        """Another number whenever `has_keys`, `has_any` or `any_real` could answer anew."""
+        ...
+
     def acquire(self, wanted: KeyWanted, now: float) -> Lease:
         """A key for one attempt. Raises AllKeysResting, NoKeys or ModelNotFound."""
         ...
@@ -37,9 +41,17 @@ class Caller(Protocol):
     def id(self) -> int: ...
     @property
     def models(self) -> Sequence[str]: ...
+    @property
+    def expires_at(self) -> float | None:
+        """Unix seconds."""
+        ...
 
 
 class Callers(Protocol):
+    def version(self) -> object:
+        """Another object whenever a client key was added, changed or removed."""
+        ...
+
     def required(self) -> bool:
         """Whether a request needs a client key at this moment."""
         ...
@@ -67,6 +79,10 @@ class Limits(Protocol):
 
 class Cleaner(Protocol):
     """Takes secrets out of text."""
+
+    def version(self) -> object:
+        """Another object whenever there are other secrets."""
+        ...
 
     def text(self, text: str) -> str: ...
     def data(self, data: bytes) -> bytes: ...

@@ -105,3 +105,9 @@ def for_upstream(
 def for_client(headers: Mapping[str, str]) -> Headers:
     """What of an upstream answer's headers the caller gets."""
     return [(name.title(), value) for name, value in headers.items() if name in ANSWER_ALLOWED]
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Rendered for the caller. A value can't break the head, whoever made it."""
+    lines = [f"{name}: {value.replace(chr(13), ' ').replace(chr(10), ' ')}\r\n" for name, value in headers]
+    return "".join(lines).encode("latin-1", "replace")

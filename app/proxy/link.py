@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app.proxy.events import Send, UpstreamFailed
@@ -26,10 +26,26 @@ class Connections(Protocol):
     def forget(self, pending: Future[Connection]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """
+    An attempt that somebody else has begun.
+
+    unsent    -- what the connection has not taken of the request yet
+    received  -- what has come of the answer
+    error     -- what came after that when the connection was read
+    """
+
+    connection: Connection
+    unsent: bytes = b""
+    received: bytes = b""
+    error: OSError | None = None
+
+
 class Link:
     """One attempt's connection: dialling, then writing the request, then reading the answer."""
 
-    def __init__(self, send: Send, upstreams: Connections) -> None:
+    def __init__(self, send: Send, upstreams: Connections, begun: Begun | None = None) -> None:
         self._send = send
         self._upstreams = upstreams
         self._parser = AnswerParser(head_only=send.method == "HEAD")
@@ -38,6 +54,11 @@ class Link:
         self._unsent = memoryview(b"")
         self._wants_write = False
         self._spent_s = 0.0
+        self._begun = begun
+        if begun is not None:
+            self._connection = begun.connection
+            self._unsent = memoryview(begun.unsent)
+            return
         connection = None if send.fresh else upstreams.take(send.origin)
         if connection is not None:
             self._connected(connection)
@@ -98,7 +119,7 @@ class Link:
         if connection is None:
             return [], None
         try:
-            data = connection.socket.recv(buffer_bytes)
+            data = connection.socket.recv(buffer_bytes) if self._begun is None else self._take_begun(self._begun)
         except (BlockingIOError, ssl.SSLWantReadError):
             return [], None
         except ssl.SSLWantWriteError:
@@ -110,6 +131,14 @@ class Link:
             return (self._parser.feed(data) if data else self._parser.closed()), None
         except BadAnswer as error:
             return error.events, self._failed("protocol" if data else "incomplete", str(error))
+
+    def _take_begun(self, begun: Begun) -> bytes:
+        """What had come when this link took over: first the bytes, then the error, then nothing yet."""
+        if begun.received:
+            self._begun = replace(begun, received=b"")
+            return begun.received
+        self._begun = None
+        raise begun.error or BlockingIOError
 
     def _write(self) -> None:
         """Write as much of the request as the socket takes. A broken pipe shows when the answer is read."""

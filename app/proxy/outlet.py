@@ -41,7 +41,7 @@ class Outlet:
     def head(self, status: int, headers: Headers, length: int | None) -> None:
         self.started = True
         self._book.answered(status)
-        self.out.append(ClientHead(status, headers + self._own_headers(headers), length))
+        self.out.append(ClientHead(status, headers + self.own_headers(headers), length))
 
     def data(self, data: bytes, now: float) -> None:
         self.out.append(ClientBytes(data))
@@ -82,7 +82,8 @@ class Outlet:
         """The same inside a stream whose head is out. `begun`: an event of it is out too."""
         self.data(self._visitor.dialect.error_event(call, error, self._visitor.request_id, begun=begun), now)
 
-    def _own_headers(self, upstream: Headers) -> Headers:
+    def own_headers(self, upstream: Headers) -> Headers:
+        """The headers that we add to those of `upstream`."""
         headers: Headers = []
         if self._settings.enable_request_id_injection:
             headers.append(("X-Request-ID", self._visitor.request_id))

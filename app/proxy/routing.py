@@ -11,7 +11,9 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 from app.errors import DialectNotSpoken, MiddlewareError, ModelNotFound, NoKeys
+from app.formats.base import Call, Operation
 from app.providers import DEMO_NAME, Provider
+from app.settings import Settings
 
 DEMO_MODELS = "demo-*"
 
@@ -62,6 +64,18 @@ class Wanted:
     provider: str | None = None
     default_provider: str = ""
     default_model: str = ""
+
+
+def wanted_by(call: Call, provider: str | None, settings: Settings) -> Wanted:
+    """What this call asks for. `provider`: named by its URL."""
+    generates = call.match.endpoint.operation is Operation.GENERATE
+    return Wanted(
+        model=call.model,
+        dialect=call.match.format.name,
+        provider=provider,
+        default_provider=settings.model_provider,
+        default_model=settings.model_default if generates else "",
+    )
 
 
 class KeyCounts(Protocol):

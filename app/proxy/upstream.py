@@ -55,7 +55,7 @@ class DialFailed(Exception):
         self.code = code
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Connection:
     """
     One open, non-blocking upstream socket.
@@ -69,9 +69,18 @@ class Connection:
     absolute: bool = False
     headers: Headers = field(default_factory=list, repr=False)
     idle_since: float = 0.0
+    #: What an event on it means while it is idle.
+    when_idle: Callable[[int], None] | None = field(default=None, repr=False)
+    descriptor: int = field(init=False)
+    is_tls: bool = field(init=False)
     _owner: HTTPConnection | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        self.descriptor = self.socket.fileno()
+        self.is_tls = isinstance(self.socket, ssl.SSLSocket)
+
     def close(self) -> None:
+        self.when_idle = None
         # urllib3's object holds the same socket; closing it closes both.
         if self._owner is not None:
             self._owner.close()

@@ -15,11 +15,15 @@ from typing import Protocol
 
 from app.errors import BadRequest, MiddlewareError, RequestTimeout
 from app.proxy.events import ClientHead, Headers
+from app.proxy.headers import header_lines
+from app.server.express import Express, Ride
 from app.server.loop import GONE, READ, WRITE, Alarm, Loop
 from app.server.refusals import refusal_body
 from app.server.requests import BadRequestBytes, Request, RequestParser
 
 READ_BYTES = 65536
+#: A known request that is larger is left to the parser.
+MAX_GATHERED_BYTES = 1024 * 1024
 #: A whole head must come within this, however it trickles.
 HEAD_TIMEOUT_S = 30.0
 #: The longest silence inside a body.
@@ -56,6 +60,7 @@ class Connection:
     """
     handler_for  -- (connection, request) -> who serves it; `None` as its body limit means the whole body is wanted
     closed       -- called once, at the very end
+    express      -- takes the requests that it knows
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Connection:
         peer: str,
         handler_for: Callable[[Connection, Request], Handler],
         closed: Callable[[Connection], None],
+        express: Express | None = None,
     ) -> None:
         self.socket = sock
         self.peer = peer
@@ -72,6 +78,9 @@ class Connection:
         self._loop = loop
         self._handler_for = handler_for
         self._closed = closed
+        self._express = express
+        self._gathered: bytearray | None = None  # a known request whose body is not complete
+        self._wanted_bytes = 0
         self._descriptor = sock.fileno()
         self._parser = RequestParser()
         self._request: Request | None = None
@@ -113,7 +122,40 @@ class Connection:
             data = b""
         if not data:
             self._leave()
-        elif not self._ending:
+        elif self._gathered is not None:
+            self._gather(data)
+        elif not self._ending and not (self._handler is None and self._parser.is_clean and self._taken(data)):
+            self._take(data)
+
+    def _taken(self, data: bytes) -> bool:
+        """Whether the shortcut serves the request that these bytes are, or would once its body is complete."""
+        if self._express is None or self.stopping:
+            return False
+        size = self._express.take(self, data)
+        if size > len(data):
+            if size > MAX_GATHERED_BYTES:
+                return False
+            self._gathered, self._wanted_bytes = bytearray(data), size
+            self._alarm.move(time.monotonic() + BODY_TIMEOUT_S)
+        return size > 0
+
+    def _gather(self, data: bytes) -> None:
+        gathered = self._gathered
+        if gathered is None:
+            return
+        gathered += data
+        if len(gathered) < self._wanted_bytes:
+            self._alarm.postpone(time.monotonic() + BODY_TIMEOUT_S)
+        else:
+            self._end_gathering(whole=True)
+
+    def _end_gathering(self, *, whole: bool) -> None:
+        """Go on with what there is: as a whole request, or as the beginning of one."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            return
+        data = bytes(gathered)
+        if not (whole and self._express is not None and self._express.take(self, data) == len(data)):
             self._take(data)
 
     def _take(self, data: bytes) -> None:
@@ -162,6 +204,42 @@ class Connection:
             handler.start()
             self._hand_on_body()
         self._watch()
+
+    # -- for the shortcut -----------------------------------------------------------------------------
+
+    def ride(self, ride: Ride) -> None:
+        """`ride` serves the request that has just come."""
+        self._handler = ride
+
+    def arrived(self, answer: bytes) -> None:
+        """The whole answer to it."""
+        self._handler = None
+        self._write(answer)
+        if self._parser.requests or self.stopping:
+            self._keep = not self.stopping
+            self._loop.call_soon(self._next if self._keep else self._end)
+        elif not self._unsent:
+            self._alarm.postpone(time.monotonic() + IDLE_TIMEOUT_S)
+
+    def hand_over(self, handler: Handler, request: Request) -> None:
+        """`handler` serves `request`, which is complete, instead; `start_handler` follows."""
+        self._handler, self._request = handler, request
+        self._keep = not self.stopping
+        self._chunked = self._bodiless = False
+        self._body_limit = None
+
+    def start_handler(self) -> None:
+        if self._handler is not None:
+            self._handler.start()
+            self._hand_on_body()
+
+    def handler_gone(self) -> None:
+        """The client is gone: tell whoever serves it now."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.gone()
+
+    # -- bodies ---------------------------------------------------------------------------------------
 
     def want_body(self, max_bytes: int) -> None:
         """The handler waits for the body, of which more than this is too much."""
@@ -251,11 +329,10 @@ class Connection:
             else:
                 self._keep = False
         if "date" not in names:
-            headers.append(("Date", self._loop.date()))
+            headers.append(("Date", self._loop.date_bytes().decode()))
         headers.append(("Connection", "keep-alive" if self._keep else "close"))
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
-        lines += [f"{name}: {_safe(value)}" for name, value in headers]
-        self._write("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+        line = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n".encode()
+        self._write(b"%b%b\r\n" % (line, header_lines(headers)))
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -337,7 +414,13 @@ class Connection:
             self._alarm.move(now + IDLE_TIMEOUT_S)
 
     def _too_late(self) -> None:
+        if self._gathered is not None:
+            self._end_gathering(whole=False)
+            return
         handler = self._handler
+        if isinstance(handler, Ride) and not self._unsent:
+            self._alarm.postpone(time.monotonic() + IDLE_TIMEOUT_S)
+            return
         if handler is None or self._unsent or self._ending:
             self._leave()
         else:
@@ -380,8 +463,3 @@ class Connection:
         self._loop.unregister(self._descriptor)
         self.socket.close()
         self._closed(self)
-
-
-def _safe(value: str) -> str:
-    """A header value that can't break the head, whoever made it."""
-    return value.replace("\r", " ").replace("\n", " ")

@@ -6,7 +6,6 @@ for, takes it out at once: taking one needs no look at its socket, and giving it
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -28,9 +27,10 @@ class IdleConnections:
         self._loop = loop
         self._upstreams = upstreams
         self._limits = limits
-        #: By origin, oldest first; the newest is taken first.
-        self._idle: OrderedDict[str, OrderedDict[int, Connection]] = OrderedDict()
+        #: By origin, oldest first; the newest is taken first. Origins in the order of their first use.
+        self._idle: dict[str, list[Connection]] = {}
         self._sweeper = Alarm(loop, self._sweep)
+        self._sweeping = False
 
     def take(self, origin: str) -> Connection | None:
         """The newest idle connection, still registered, or None."""
@@ -38,29 +38,33 @@ class IdleConnections:
         if not kept:
             return None
         limits = self._limits()
-        while kept:
-            _, connection = kept.popitem()
-            if limits.pooling and time.monotonic() - connection.idle_since <= limits.idle_s:
-                connection.reused = True
-                return connection
-            self._drop(connection)
+        connection = kept.pop()
+        if limits.pooling and time.monotonic() - connection.idle_since <= limits.idle_s:
+            connection.reused = True
+            return connection
+        # All others are older still.
+        for expired in (connection, *kept):
+            self._drop(expired)
+        kept.clear()
         return None
 
     def give(self, connection: Connection) -> None:
         """Keep a connection whose answer was read to its end. It must be registered, waiting to be read."""
         limits = self._limits()
-        connection.idle_since = time.monotonic()
-        descriptor = connection.socket.fileno()
-        kept = self._idle.setdefault(connection.origin, OrderedDict())
-        self._idle.move_to_end(connection.origin)
-        kept[descriptor] = connection
-        self._loop.rebind(descriptor, lambda _event: self._ended(connection.origin, descriptor))
-        while kept and (not limits.pooling or len(kept) > limits.max_idle_per_origin):
-            self._drop(kept.popitem(last=False)[1])
-        while len(self._idle) > limits.max_origins:
-            for dropped in self._idle.popitem(last=False)[1].values():
-                self._drop(dropped)
-        self._sweeper.move(connection.idle_since + SWEEP_S)
+        now = connection.idle_since = time.monotonic()
+        kept = self._idle.get(connection.origin)
+        if kept is None:
+            kept = self._add_origin(connection.origin, limits.max_origins)
+        kept.append(connection)
+        ended = connection.when_idle
+        if ended is None:
+            ended = connection.when_idle = lambda _event: self._ended(connection)
+        self._loop.rebind(connection.descriptor, ended)
+        if not limits.pooling or len(kept) > limits.max_idle_per_origin:
+            self._drop(kept.pop(0))
+        if not self._sweeping:
+            self._sweeping = True
+            self._sweeper.move(now + SWEEP_S)
 
     def dial(self, origin: str, timeout_s: float) -> Future[Connection]:
         return self._upstreams.dial(origin, timeout_s)
@@ -73,25 +77,33 @@ class IdleConnections:
 
     def close(self) -> None:
         for kept in self._idle.values():
-            for connection in kept.values():
+            for connection in kept:
                 self._drop(connection)
         self._idle.clear()
         self._sweeper.move(None)
 
-    def _ended(self, origin: str, descriptor: int) -> None:
-        connection = self._idle.get(origin, OrderedDict()).pop(descriptor, None)
-        if connection is not None:
+    def _add_origin(self, origin: str, max_origins: int) -> list[Connection]:
+        while self._idle and len(self._idle) >= max_origins:
+            oldest = next((found for found, kept in self._idle.items() if not kept), next(iter(self._idle)))
+            for dropped in self._idle.pop(oldest):
+                self._drop(dropped)
+        return self._idle.setdefault(origin, [])
+
+    def _ended(self, connection: Connection) -> None:
+        kept = self._idle.get(connection.origin)
+        if kept and connection in kept:
+            kept.remove(connection)
             self._drop(connection)
 
     def _drop(self, connection: Connection) -> None:
-        self._loop.unregister(connection.socket.fileno())
+        self._loop.unregister(connection.descriptor)
         connection.close()
 
     def _sweep(self) -> None:
         limits, now = self._limits(), time.monotonic()
         for kept in self._idle.values():
-            for connection in [found for found in kept.values() if now - found.idle_since > limits.idle_s]:
-                del kept[connection.socket.fileno()]
-                self._drop(connection)
-        if any(self._idle.values()):
+            while kept and now - kept[0].idle_since > limits.idle_s:
+                self._drop(kept.pop(0))
+        self._sweeping = any(self._idle.values())
+        if self._sweeping:
             self._sweeper.move(now + SWEEP_S)

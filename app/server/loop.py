@@ -46,7 +46,9 @@ class Loop:
         self._handlers: dict[int, Ready] = {}
         self._timers: list[Timer] = []
         self._cancelled = 0
-        self._dated, self._date = 0, ""
+        self._dated, self._date = 0, b""
+        #: How often there was something to do.
+        self.turns = 0
         self._numbers = count()
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -103,6 +105,7 @@ class Loop:
     def turn(self) -> None:
         """Wait for what is ready, at most `LONGEST_WAIT_S`, and tell whom it concerns."""
         self._thread = threading.get_ident()
+        self.turns += 1
         for descriptor, event in self._epoll.poll(self._patience_s(), MAX_EVENTS):
             ready = self._handlers.get(descriptor)
             if ready is not None:
@@ -115,11 +118,11 @@ class Loop:
         for _ in range(len(self._calls)):
             self._guard(self._calls.popleft())
 
-    def date(self) -> str:
+    def date_bytes(self) -> bytes:
         """The value of a Date header, made once a second."""
         second = int(time.time())
         if second != self._dated:
-            self._dated, self._date = second, formatdate(second, usegmt=True)
+            self._dated, self._date = second, formatdate(second, usegmt=True).encode()
         return self._date
 
     def close(self) -> None:
@@ -179,6 +182,12 @@ class Alarm:
             if timer is not None:
                 self._loop.cancel(timer)
             self._timer = self._loop.at(deadline, self._due)
+
+    def postpone(self, deadline: float) -> None:
+        """The same for a deadline that is known to be later than the one before: nothing but an assignment."""
+        self._deadline = deadline
+        if self._timer is None:
+            self.move(deadline)
 
     def _due(self) -> None:
         self._timer = None

@@ -18,9 +18,12 @@ from gunicorn.workers.base import Worker
 
 from app.edge import Edge
 from app.lifecycle import Lifecycle
-from app.proxy.collation import open_exchange
+from app.proxy.collation import ListExchange, open_exchange
 from app.proxy.events import RequestHead
+from app.proxy.exchange import Exchange
+from app.proxy.gateway import Gateway
 from app.server.connection import Connection, Handler
+from app.server.express import Express, relayed_head
 from app.server.flask_bridge import FlaskCall
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Loop
@@ -57,6 +60,7 @@ class LoopWorker(Worker):
         self._lifecycle: Lifecycle = application.extensions["middleware_lifecycle"]
         self._edge: Edge = application.extensions["middleware_edge"]
         self._idle = IdleConnections(self._loop, self._edge.upstreams, self._edge.upstreams.limits)
+        self._express = Express(self._loop, self._edge, self._idle, self._resumable)
         sockets: list[Any] = self.sockets
         self._listeners: list[socket.socket] = [listener.sock for listener in sockets]
         self._address = self._listeners[0].getsockname()[:2]
@@ -99,7 +103,8 @@ class LoopWorker(Worker):
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer = str(address[0]) if isinstance(address, tuple) else ""
-                self._connections.add(Connection(self._loop, sock, peer, self._handler_for, self._connections.discard))
+                closed = self._connections.discard
+                self._connections.add(Connection(self._loop, sock, peer, self._handler_for, closed, self._express))
 
         return ready
 
@@ -118,20 +123,26 @@ class LoopWorker(Worker):
         return FlaskCall(self._loop, connection, request, self._application, pool, self._address)
 
     def _relay(self, connection: Connection, request: Request) -> LoopRelay:
-        edge, lifecycle = self._edge, self._lifecycle
-        clock = edge.clock
-        in_flight = edge.metrics.begin()
-        lifecycle.enter()
-        headers = [(name, value) for name, value in request.headers if "_" not in name]
-        head = RequestHead(request.method, request.target, headers, connection.peer)
-        exchange = open_exchange(edge.gateway, head, now=clock.monotonic(), wall=clock.wall())
+        head, clock = relayed_head(request, connection.peer), self._edge.clock
+        exchange = open_exchange(self._edge.gateway, head, now=clock.monotonic(), wall=clock.wall())
+        return self._run(exchange, connection)
+
+    def _resumable(
+        self, connection: Connection, head: RequestHead, gateway: Gateway, began: float, wall: float
+    ) -> LoopRelay:
+        """For a request that began on the shortcut."""
+        return self._run(Exchange(gateway, head, now=began, wall=wall), connection)
+
+    def _run(self, exchange: Exchange | ListExchange, connection: Connection) -> LoopRelay:
+        in_flight = self._edge.metrics.begin()
+        self._lifecycle.enter()
 
         def over() -> None:
             self._relays.discard(relay)
             in_flight.end()
-            lifecycle.leave()
+            self._lifecycle.leave()
 
-        relay = LoopRelay(self._loop, edge, self._idle, exchange, connection, over)
+        relay = LoopRelay(self._loop, self._edge, self._idle, exchange, connection, over)
         self._relays.add(relay)
         return relay
 
@@ -153,6 +164,7 @@ class LoopWorker(Worker):
             self._drain_connections()
             return
         self._ending = True
+        self._express.close()
         self._lifecycle.announce()
         threading.Thread(target=self._drain, args=(grace_s,), name="drain", daemon=True).start()
 

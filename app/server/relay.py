@@ -30,7 +30,7 @@ from app.proxy.events import (
     UpstreamFailed,
 )
 from app.proxy.exchange import Exchange
-from app.proxy.link import Link
+from app.proxy.link import Begun, Link
 from app.proxy.upstream import DialFailed
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Alarm, Loop
@@ -78,6 +78,8 @@ class LoopRelay:
         self._descriptor = -1
         self._interest = 0
         self._paused = False
+        self._begun: Begun | None = None
+        self._began_at: float | None = None
         self._alarm = Alarm(loop, lambda: self._feed(Tick()))
         self._dial_alarm = Alarm(loop, self._dialled_too_long)
 
@@ -85,6 +87,25 @@ class LoopRelay:
 
     def start(self) -> None:
         self._drive(self.exchange.start)
+
+    def resume(self, start: Callable[[], None], begun: Begun | None, began_at: float) -> None:
+        """
+        Take over a request whose first attempt somebody else has begun.
+
+        start     -- has the connection to the caller start this relay, and give it the request's body
+        began_at  -- monotonic seconds at which the attempt was sent
+        """
+        self._begun, self._began_at = begun, began_at
+        start()
+        self._began_at = None
+        if begun is None:
+            return
+        if self._begun is not None:  # the exchange wanted no attempt
+            self._begun = None
+            self._loop.unregister(begun.connection.descriptor)
+            begun.connection.close()
+        else:
+            self._ready(0)
 
     def body(self, data: bytes) -> None:
         self._feed(RequestBody(data))
@@ -112,7 +133,7 @@ class LoopRelay:
         self._drive(lambda now: self.exchange.feed(event, now))
 
     def _drive(self, step: Callable[[float], list[Command]]) -> None:
-        now = self._edge.clock.monotonic()
+        now = self._edge.clock.monotonic() if self._began_at is None else self._began_at
         try:
             commands = step(now)
         except Exception:  # noqa: BLE001 - the top level: a defect of ours becomes an answer in the caller's dialect
@@ -163,7 +184,8 @@ class LoopRelay:
 
     def _do_send(self, command: Send) -> None:
         self._drop_link()
-        link = self._link = Link(command, self._idle)
+        begun, self._begun = self._begun, None
+        link = self._link = Link(command, self._idle, begun)
         if not link.dialling:
             self._watch()
             return

@@ -66,6 +66,11 @@ class RequestParser:
         self._hosts = 0
         self._body_of: Request | None = None
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether the next byte begins a request, and none is waiting."""
+        return not (self._head_bytes or self.in_head or self.requests or self._body_of is not None)
+
     def feed(self, data: bytes) -> None:
         """Raises BadRequestBytes; what came complete before the fault is in `requests`."""
         if self._body_of is None:

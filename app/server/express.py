@@ -1,0 +1,450 @@
+"""
+Plain calls that take the shortcut: from one known head to one good answer, without an exchange. Moves the bytes; what
+it knows and how it judges is `app.proxy.shortcut`.
+
+Whatever does not go as it mostly goes is handed to an exchange, with the key, the connection and the bytes so far, as
+if it had run there from the beginning: another status, a broken connection, a stream, a slow answer, a client that
+leaves, the end of the server.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from app.edge import Edge
+from app.errors import MiddlewareError
+from app.formats.base import Call
+from app.keys.base import KeyWanted, Lease, Verdict
+from app.proxy.events import RequestHead
+from app.proxy.gateway import Gateway, Keys, Limits
+from app.proxy.link import Begun
+from app.proxy.shortcut import (
+    Answer,
+    Good,
+    KnownHead,
+    KnownKey,
+    KnownRoute,
+    Memory,
+    Unusual,
+    fresh_record,
+    judge,
+    split_length,
+)
+from app.proxy.upstream import Connection as UpstreamConnection
+from app.server.idle import IdleConnections
+from app.server.loop import Alarm, Loop
+from app.server.requests import BadRequestBytes, Request, RequestParser
+
+if TYPE_CHECKING:
+    from app.server.connection import Connection
+
+READ_BYTES = 65536
+#: How often long waits are looked for, and how long before its first deadline a request is handed over.
+SWEEP_S = 0.25
+
+#: (client connection, head, gateway, began, wall) -> what serves the request
+MakeRelay = Callable[["Connection", RequestHead, Gateway, float, float], "Resumable"]
+
+
+class Resumable(Protocol):
+    """A relay, as far as this module needs one."""
+
+    def start(self) -> None: ...
+    def body(self, data: bytes) -> None: ...
+    def gone(self) -> None: ...
+    def drain(self) -> None: ...
+    def pause(self, paused: bool) -> None: ...
+    def refuse(self, error: MiddlewareError) -> None: ...
+    def resume(self, start: Callable[[], None], begun: Begun | None, began_at: float) -> None: ...
+
+
+class Express:
+    """One for each worker."""
+
+    def __init__(self, loop: Loop, edge: Edge, idle: IdleConnections, make_relay: MakeRelay) -> None:
+        self.loop = loop
+        self.edge = edge
+        self.idle = idle
+        self.make_relay = make_relay
+        self.memory = Memory(edge.gateway)
+        self.keys = edge.gateway.keys
+        self.monotonic = edge.clock.monotonic
+        self.wall = edge.clock.wall
+        #: Under way, the oldest first.
+        self.rides: dict[Ride, None] = {}
+        self._turn = -1
+        self._open = True
+        self._sweeper = Alarm(loop, self._sweep)
+        self._sweeping = False
+
+    def take(self, connection: Connection, data: bytes) -> int:
+        """
+        Serve the request that `data` begins with, on a connection that waits for one: 0 = not here, else how many
+        bytes of request were understood; more than `data` has means that the body is not complete, and nothing was
+        done.
+        """
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or not self._is_open():
+            return 0
+        split = split_length(data[: end + 2])
+        if split is None:
+            return 0
+        key, length = split
+        now = self.monotonic()
+        known = self.memory.find(key, now)
+        if known is None:
+            known = self._learn(connection, key, data[: end + 4], now)
+            if known is None:
+                return 0
+        size = end + 4 + length
+        if length > known.max_bytes or len(data) > size:
+            return 0
+        if len(data) == size and not self._ride(connection, known, data[end + 4 :], now):
+            return 0
+        return size
+
+    def _is_open(self) -> bool:
+        if self._turn != self.loop.turns:
+            self._turn = self.loop.turns
+            self._open = self.memory.refresh()
+        return self._open
+
+    def _learn(self, connection: Connection, key: bytes, head: bytes, now: float) -> KnownHead | None:
+        if not self.memory.is_worth_learning(key):
+            return None
+        request = parse_head(head)
+        if request is None or not request.keep_alive or not request.chunks_allowed:
+            return None
+        return self.memory.learn(key, relayed_head(request, connection.peer), now, self.wall())
+
+    def _ride(self, connection: Connection, known: KnownHead, body: bytes, now: float) -> bool:
+        form = known.format
+        try:
+            call = form.read(known.match, known.visitor.headers, known.visitor.query, body)
+        except MiddlewareError:
+            return False  # the exchange finds the same, and says it
+        if call.stream:
+            return False
+        route = self.memory.route(known, call)
+        if route is None:
+            return False
+        ride = Ride(self, connection, known, route, call, now)
+        connection.ride(ride)
+        ride.depart()
+        return True
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    def under_way(self, ride: Ride) -> None:
+        self.rides[ride] = None
+        if not self._sweeping:
+            self._sweeping = True
+            self._sweeper.move(ride.began + SWEEP_S)
+
+    def _sweep(self) -> None:
+        """Requests that have waited nearly as long as any deadline allows go on as exchanges, which keep them."""
+        settings = self.edge.gateway.settings()
+        patience_s = min(settings.read_timeout, settings.request_timeout) - 2 * SWEEP_S
+        now = self.monotonic()
+        for ride in list(self.rides):
+            if now - ride.began < patience_s:
+                break
+            ride.hand_over()
+        self._sweeping = bool(self.rides)
+        if self._sweeping:
+            self._sweeper.move(now + SWEEP_S)
+
+    def close(self) -> None:
+        """From now on everything is an exchange, also what is under way."""
+        for ride in list(self.rides):
+            ride.hand_over()
+
+
+def parse_head(head: bytes) -> Request | None:
+    """The request of a whole head; None where the parser refuses it, or where more than one begins there."""
+    parser = RequestParser()
+    try:
+        parser.feed(head)
+    except BadRequestBytes:
+        return None
+    return parser.requests[0] if len(parser.requests) == 1 else None
+
+
+def relayed_head(request: Request, peer: str) -> RequestHead:
+    """The head as the core takes it. A header with an underscore could pass for another one at a WSGI server."""
+    headers = [(name, value) for name, value in request.headers if "_" not in name]
+    return RequestHead(request.method, request.target, headers, peer)
+
+
+class Ride:
+    """One request on the shortcut. A handler of its client's connection."""
+
+    __slots__ = (
+        "admitted",
+        "began",
+        "call",
+        "connection",
+        "data",
+        "express",
+        "key",
+        "known",
+        "lease",
+        "request_id",
+        "route",
+        "upstream",
+        "wall",
+    )
+
+    def __init__(
+        self, express: Express, connection: Connection, known: KnownHead, route: KnownRoute, call: Call, began: float
+    ) -> None:
+        self.express = express
+        self.connection: Connection | None = connection
+        self.known = known
+        self.route = route
+        self.call = call
+        self.began = began
+        self.wall = express.wall()
+        self.request_id = known.request_id or express.edge.gateway.new_id()
+        self.lease: Lease | None = None
+        self.key: KnownKey | None = None
+        self.upstream: UpstreamConnection | None = None
+        self.admitted: bool | None = None
+        self.data = b""
+
+    # -- the way there --------------------------------------------------------------------------------
+
+    def depart(self) -> None:
+        """Send the request, or hand it over."""
+        express, route, call = self.express, self.route, self.call
+        wanted = route.wanted
+        try:
+            if self.known.limited:
+                self.admitted = express.edge.gateway.limits.admit(self.wall)
+            if call.hints:
+                owner = express.keys.owner(wanted.providers, [hint.key for hint in call.hints], self.began)
+                wanted = replace(wanted, preferred=owner)
+            lease = self.lease = express.keys.acquire(wanted, self.began)
+        except MiddlewareError:
+            self.hand_over()
+            return
+        key = self.key = express.memory.key(self.known, route, call, lease)
+        upstream = express.idle.take(key.origin) if key is not None else None
+        if key is None or upstream is None or upstream.absolute:
+            if upstream is not None:
+                express.idle.give(upstream)
+            self.hand_over()
+            return
+        body = call.body if key.edits is None else self.known.format.edit(call, key.edits)
+        request = b"%b%d\r\n\r\n%b" % (key.head, len(body), body)
+        self.upstream = upstream
+        try:
+            sent = upstream.socket.send(request)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            sent = 0
+        except OSError:
+            sent = len(request)  # the end of the connection shows when it is read
+        if sent != len(request):
+            self.hand_over(request[sent:])
+            return
+        express.loop.rebind(upstream.descriptor, self.ready)
+        express.under_way(self)
+
+    # -- the way back ---------------------------------------------------------------------------------
+
+    def ready(self, _event: int) -> None:
+        """The upstream has something to read."""
+        upstream = self.upstream
+        if upstream is None:
+            return
+        try:
+            data = upstream.socket.recv(READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError as error:
+            self.hand_over(error=error)
+            return
+        if not data:
+            self.hand_over()  # the exchange reads the same end
+            return
+        if upstream.is_tls:
+            data += _decrypted(upstream.socket)
+        data = self.data = self.data + data if self.data else data
+        try:
+            answer = self.express.memory.answers.read(data)
+            if answer is not None:
+                self.arrive(answer, self.judge(answer.body))
+        except Unusual:
+            self.hand_over()
+
+    def judge(self, body: bytes) -> Good:
+        """What the caller gets. Raises Unusual for an answer that is not good."""
+        key, settings = self.key, self.express.edge.gateway.settings()
+        good = None
+        if key is not None and len(body) <= settings.max_buffered_answer:
+            good = judge(self.call, body, key.edits)
+        if good is None:
+            raise Unusual
+        return good
+
+    def arrive(self, came: Answer, good: Good) -> None:
+        """The answer is good: the caller gets it, and everything is booked."""
+        express, lease, key = self.express, self.lease, self.key
+        upstream, connection = self.upstream, self.connection
+        if lease is None or key is None or upstream is None or connection is None:
+            raise RuntimeError("a ride arrives that never departed")
+        now = express.monotonic()
+        self.upstream = None
+        del express.rides[self]
+        express.idle.give(upstream)
+        keys = express.keys
+        keys.succeeded(lease, now)
+        for hint in [*[hint.key for hint in self.call.hints], *good.resource_ids]:
+            keys.remember(lease.provider, hint, lease.key_id, now)
+        body = good.body
+        own = self.request_id.encode().join(key.own_less if came.named else key.own)
+        answer = b"HTTP/1.1 200 OK\r\n%b%bContent-Length: %d\r\nDate: %b\r\nConnection: keep-alive\r\n\r\n%b" % (
+            came.lines,
+            own,
+            len(body),
+            express.loop.date_bytes(),
+            body,
+        )
+        connection.arrived(answer)
+        if self.admitted:
+            express.edge.gateway.limits.leave()
+        self.book(key, good, now)
+
+    def book(self, key: KnownKey, good: Good, now: float) -> None:
+        record = fresh_record(key.record)
+        usage = good.usage
+        record.request_id = self.request_id
+        record.started_at = self.wall
+        record.duration_ms = record.first_byte_ms = record.attempts[0].duration_ms = round((now - self.began) * 1000)
+        record.request_bytes, record.response_bytes = len(self.call.body), len(good.body)
+        record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
+        record.cached_tokens, record.cache_write_tokens = usage.cached_tokens, usage.cache_write_tokens
+        record.reasoning_tokens = usage.reasoning_tokens
+        self.express.edge.record(record)
+
+    # -- for the connection -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Nothing to do: it departs when it is made."""
+
+    def body(self, data: bytes) -> None:
+        """Its body was complete from the beginning."""
+
+    def gone(self) -> None:
+        connection = self.connection
+        if connection is not None:
+            self.hand_over()
+            connection.handler_gone()
+
+    def drain(self) -> None:
+        connection = self.connection
+        if connection is not None:
+            self.hand_over()
+            connection.drain()
+
+    def pause(self, paused: bool) -> None:
+        """Nothing flows before the whole answer is here."""
+
+    def refuse(self, error: MiddlewareError) -> None:
+        """Nothing that its connection could meet: the request is complete."""
+
+    # -- everything else ----------------------------------------------------------------------------------
+
+    def hand_over(self, unsent: bytes = b"", error: OSError | None = None) -> None:
+        """From here on an exchange serves the request, with what there is."""
+        express, connection, upstream = self.express, self.connection, self.upstream
+        if connection is None:
+            return
+        self.connection = self.upstream = None
+        express.rides.pop(self, None)
+        handed = _Handed(express.edge.gateway, self.lease, self.admitted)
+        gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
+        begun = Begun(upstream, unsent, self.data, error) if upstream is not None else None
+        relay = express.make_relay(connection, self.known.head, gateway, self.began, self.wall)
+        if upstream is not None:
+            express.loop.rebind(upstream.descriptor, _nobody)
+        connection.hand_over(relay, self.request())
+        relay.resume(connection.start_handler, begun, self.began)
+        handed.give_back(self.began)
+
+    def request(self) -> Request:
+        """The request as the parser would have made it."""
+        head = self.known.head
+        request = Request()
+        request.method, request.target, request.headers = head.method, head.target, head.headers
+        request.body = bytearray(self.call.body)
+        request.complete = True
+        return request
+
+
+def _nobody(_event: int) -> None:
+    """Until the relay listens."""
+
+
+def _decrypted(sock: socket.socket) -> bytes:
+    """What TLS holds already, which no poll would show."""
+    data = b""
+    while isinstance(sock, ssl.SSLSocket) and sock.pending():
+        try:
+            data += sock.recv(READ_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            break
+    return data
+
+
+class _Handed:
+    """The keys and the limits of a request that has a key, or a place among the running ones, already."""
+
+    def __init__(self, gateway: Gateway, lease: Lease | None, admitted: bool | None) -> None:
+        self.keys = _HandedKeys(gateway.keys, lease)
+        self.limits: Limits = _HandedLimits(gateway.limits, admitted)
+
+    def give_back(self, now: float) -> None:
+        """An exchange that was refused at once took neither."""
+        self.keys.give_back(now)
+
+
+class _HandedKeys:
+    """Another `Keys`, whose first key is the one that is there already."""
+
+    def __init__(self, keys: Keys, lease: Lease | None) -> None:
+        self._keys = keys
+        self._lease = lease
+        self.version = keys.version
+        self.has_keys, self.has_any, self.any_real = keys.has_keys, keys.has_any, keys.any_real
+        self.succeeded, self.released = keys.succeeded, keys.released
+        self.owner, self.remember = keys.owner, keys.remember
+
+    def acquire(self, wanted: KeyWanted, now: float) -> Lease:
+        lease, self._lease = self._lease, None
+        return lease if lease is not None else self._keys.acquire(wanted, now)
+
+    def failed(self, lease: Lease, verdict: Verdict, now: float, http_status: int = 0) -> None:
+        self._keys.failed(lease, verdict, now, http_status)
+
+    def give_back(self, now: float) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._keys.released(lease, now)
+
+
+class _HandedLimits:
+    def __init__(self, limits: Limits, admitted: bool | None) -> None:
+        self._limits = limits
+        self._admitted = admitted
+
+    def admit(self, wall_now: float) -> bool:
+        admitted, self._admitted = self._admitted, None
+        return self._limits.admit(wall_now) if admitted is None else admitted
+
+    def leave(self) -> None:
+        self._limits.leave()
