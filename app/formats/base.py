@@ -68,18 +68,40 @@ class Match:
     model: str | None
 
 
-@dataclass(slots=True)
 class Usage:
     """
     Tokens of one answer, as wire.md B.4 defines the common meaning: `input` includes cached tokens,
-    `output` includes reasoning. None = not said.
+    `output` includes reasoning. None = not said. A plain class: one is made for each answer.
     """
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    __slots__ = ("cache_write_tokens", "cached_tokens", "input_tokens", "output_tokens", "reasoning_tokens")
+
+    def __init__(
+        self,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_tokens: int | None = None,
+        cache_write_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
+    ) -> None:
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.cached_tokens = cached_tokens
+        self.cache_write_tokens = cache_write_tokens
+        self.reasoning_tokens = reasoning_tokens
+
+    def _values(self) -> tuple[int | None, ...]:
+        written = (self.cached_tokens, self.cache_write_tokens)
+        return (self.input_tokens, self.output_tokens, *written, self.reasoning_tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Usage) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return f"Usage{self._values()}"
 
     @property
     def counts_output(self) -> bool:
@@ -100,11 +122,10 @@ class SessionHint:
     bound: bool
 
 
-@dataclass(slots=True)
 class Call:
     """
-    A request as the core needs it: read once, the body itself untouched. Nobody changes one (not `frozen`, because that
-    makes it five times as dear to make, and one is made for each request).
+    A request as the core needs it: read once, the body itself untouched. Nobody changes one. A plain class: one is made
+    for each request.
 
     body      -- the bytes as they came (after an optional gzip was undone)
     json      -- the parsed top level object, or None where the body is not JSON (uploads) or absent
@@ -113,12 +134,31 @@ class Call:
     hints     -- sessions this request belongs to, most specific first
     """
 
-    match: Match
-    body: bytes
-    json: Json | None
-    model: str | None
-    stream: bool
-    hints: tuple[SessionHint, ...] = ()
+    __slots__ = ("body", "hints", "json", "match", "model", "stream")
+
+    def __init__(
+        self,
+        match: Match,
+        body: bytes,
+        json: Json | None,
+        model: str | None,
+        stream: bool,
+        hints: tuple[SessionHint, ...] = (),
+    ) -> None:
+        self.match = match
+        self.body = body
+        self.json = json
+        self.model = model
+        self.stream = stream
+        self.hints = hints
+
+    def with_body(self, body: bytes) -> Call:
+        """The same call with another body, which says the same."""
+        return Call(self.match, body, self.json, self.model, self.stream, self.hints)
+
+    def with_match(self, match: Match) -> Call:
+        """The same call at another address."""
+        return Call(match, self.body, self.json, self.model, self.stream, self.hints)
 
 
 @dataclass(frozen=True, slots=True)

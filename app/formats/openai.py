@@ -120,23 +120,23 @@ def hints_of(match: Match, headers: Mapping[str, str], json: Json | None, body: 
         if identifier:
             found.append(SessionHint(resource_hint(identifier), bound=True))
     if json is not None:
-        found += _hints_in(json, body)
+        _add_hints(found, json, body)
     if not _NAMES_OF_SESSIONS.isdisjoint(headers):
         named = (headers.get(name) for name in _SESSION_HEADERS)
         found += [SessionHint(f"session:{value}", bound=False) for value in named if value]
     return found
 
 
-def _hints_in(json: Json, body: bytes) -> Iterator[SessionHint]:
+def _add_hints(found: list[SessionHint], json: Json, body: bytes) -> None:
     if not _NAMES_OF_REFERENCES.isdisjoint(json):
         for name in _REFERENCES:
-            yield from (SessionHint(resource_hint(found), bound=True) for found in _identifiers(json.get(name)))
+            found += [SessionHint(resource_hint(each), bound=True) for each in _identifiers(json.get(name))]
     if b'"file_id"' in body or b'"container"' in body:
-        for found in list(dict.fromkeys(_FILE_REFERENCE.findall(body)))[:_MAX_FILE_HINTS]:
-            yield SessionHint(resource_hint(found.decode()), bound=True)
+        for each in list(dict.fromkeys(_FILE_REFERENCE.findall(body)))[:_MAX_FILE_HINTS]:
+            found.append(SessionHint(resource_hint(each.decode()), bound=True))
     cache_key = json.get("prompt_cache_key")
     if isinstance(cache_key, str) and cache_key:
-        yield SessionHint(f"cache:{cache_key}", bound=False)
+        found.append(SessionHint(f"cache:{cache_key}", bound=False))
 
 
 def _identifiers(value: object) -> Iterator[str]:
@@ -251,7 +251,7 @@ class OpenAiFormat(Format):
         stream = json.get("stream")
         if stream is not None and not isinstance(stream, bool):
             raise BadRequest("`stream` must be true, false or null.", param="stream")
-        hints = (*self.state_hints(json, body), *hints_of(match, headers, json, body))
+        hints = tuple(self.state_hints(json, body)) + tuple(hints_of(match, headers, json, body))
         stream = bool(stream) and match.endpoint.stream is None
         return Call(match, body, json, model, stream, hints)
 

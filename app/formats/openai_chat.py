@@ -99,8 +99,9 @@ class OpenAiChat(OpenAiFormat):
             )
         if not isinstance(messages, list) or not messages:
             raise InvalidMessages("`messages` must be a list with at least one message.", param="messages")
-        if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-            raise InvalidMessages("Each of `messages` must be an object with a role.", param="messages")
+        for message in messages:
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                raise InvalidMessages("Each of `messages` must be an object with a role.", param="messages")
 
     def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
         if b'"thought_signature"' not in body:
@@ -149,7 +150,10 @@ class OpenAiChat(OpenAiFormat):
         if not isinstance(choices, list) or not choices:
             return "no_choices"
         part = "message" if call.match.path == CHAT_PATH else "text"
-        return "" if all(isinstance(choice, dict) and part in choice for choice in choices) else "no_message"
+        for choice in choices:
+            if not isinstance(choice, dict) or part not in choice:
+                return "no_message"
+        return ""
 
     def says_nothing(self, answer: Json) -> bool:
         for choice in objects(answer.get("choices")):
@@ -293,7 +297,8 @@ def _signature(call: Json) -> str:
 
 
 def _signature_hints(messages: list[Any]) -> list[str]:
-    if not any(isinstance(message, dict) and message.get("tool_calls") for message in messages):
+    calling = [message for message in messages if isinstance(message, dict) and message.get("tool_calls")]
+    if not calling:
         return []
-    signatures = [signature for call in _tool_calls(messages) if (signature := _signature(call))]
+    signatures = [signature for call in _tool_calls(calling) if (signature := _signature(call))]
     return [openai.secret_state_hint(signature) for signature in signatures[:_MAX_SIGNATURES]]

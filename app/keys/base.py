@@ -109,23 +109,38 @@ class Verdict:
     max_tries: int | None = None
 
 
-@dataclass(slots=True)
 class Lease:
     """
-    A key handed out for one attempt. `value` never appears in `repr`. Nobody changes one; `frozen` would only make it
-    dearer, and one is made for each attempt.
+    A key handed out for one attempt. `value` never appears in `repr`. Nobody changes one. A plain class: each attempt
+    makes one.
+
+    probe   -- this attempt is the one probe of a key whose rest has just ended
+    serial  -- position in the order of picks; it tells which rests are younger than the attempt
+    epoch   -- counts the changes that people made to the key; a report with an older one changes nothing about the key
     """
 
-    key_id: int
-    provider: str
-    model: str | None
-    value: str = field(repr=False)
-    #: True when this attempt is the one probe of a key whose rest has just ended.
-    probe: bool = False
-    #: Position in the order of picks. It tells which rests are younger than the attempt.
-    serial: int = 0
-    #: Counts the changes that people made to the key; a report with an older one changes nothing about the key.
-    epoch: int = 0
+    __slots__ = ("epoch", "key_id", "model", "probe", "provider", "serial", "value")
+
+    def __init__(
+        self,
+        key_id: int,
+        provider: str,
+        model: str | None,
+        value: str,
+        probe: bool = False,
+        serial: int = 0,
+        epoch: int = 0,
+    ) -> None:
+        self.key_id = key_id
+        self.provider = provider
+        self.model = model
+        self.value = value
+        self.probe = probe
+        self.serial = serial
+        self.epoch = epoch
+
+    def __repr__(self) -> str:
+        return f"Lease(key_id={self.key_id}, provider={self.provider!r}, model={self.model!r}, serial={self.serial})"
 
 
 @dataclass(frozen=True, slots=True)

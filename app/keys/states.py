@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .base import Scope, Status
 
@@ -211,20 +211,31 @@ class Outcome(StrEnum):
     NO_KEYS = "no_keys"
 
 
-class Pick(NamedTuple):
+class Pick:
     """
-    The result of a pick.
+    The result of a pick. A plain class: one is made for each attempt.
 
     probes   -- names of the limits that this pick probes; other workers must not probe them meanwhile
     wake_at  -- monotonic instant of the earliest wake-up, for RESTING
     """
 
-    outcome: Outcome
-    key: KeyState | None = None
-    model: str | None = None
-    serial: int = 0
-    probes: tuple[str, ...] = ()
-    wake_at: float = 0.0
+    __slots__ = ("key", "model", "outcome", "probes", "serial", "wake_at")
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        key: KeyState | None = None,
+        model: str | None = None,
+        serial: int = 0,
+        probes: tuple[str, ...] = (),
+        wake_at: float = 0.0,
+    ) -> None:
+        self.outcome = outcome
+        self.key = key
+        self.model = model
+        self.serial = serial
+        self.probes = probes
+        self.wake_at = wake_at
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ class Attempts:
         return "&".join(part for part in (self._visitor.query, extra) if part)
 
     def _upstream_body(self, model: str | None) -> bytes:
-        call = replace(self._call, body=self._body) if self._stripped else self._call
+        call = self._call.with_body(self._body) if self._stripped else self._call
         edits = Edits(
             model=model if self.renames else None,
             stream=True if call.match.endpoint.stream else None,

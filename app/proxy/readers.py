@@ -354,7 +354,7 @@ class CollectReader(Reader):
 def _as_events(call: Call) -> Call:
     """The call as if it had asked for events."""
     endpoint = replace(call.match.endpoint, framing=Framing.SSE)
-    return replace(call, match=replace(call.match, endpoint=endpoint))
+    return call.with_match(replace(call.match, endpoint=endpoint))
 
 
 class RawReader(Reader):

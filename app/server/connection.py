@@ -79,6 +79,7 @@ class Connection:
         self._handler_for = handler_for
         self._closed = closed
         self._express = express
+        self._waits = express is not None  # for the first bytes of a request
         self._gathered: bytearray | None = None  # a known request whose body is not complete
         self._wanted_bytes = 0
         self._descriptor = sock.fileno()
@@ -106,12 +107,35 @@ class Connection:
     # -- the socket ---------------------------------------------------------------------------------
 
     def _ready(self, event: int) -> None:
+        if event == READ and self._waits:
+            self._read_ahead()
+            return
         if event & WRITE:
             self._flush()
         if event & READ and not self._dead:
             self._read()
         elif event & GONE and not self._dead:
             self._leave()
+
+    def _read_ahead(self) -> None:
+        """A request begins: most of them are taken by the shortcut."""
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._leave()
+            return
+        self._waits = False
+        size = self._express.take(self, data) if self._express is not None else 0
+        if size <= len(data) or size > MAX_GATHERED_BYTES:
+            if size != len(data):
+                self._take(data)
+            return
+        self._gathered, self._wanted_bytes = bytearray(data), size
+        self._alarm.move(time.monotonic() + BODY_TIMEOUT_S)
 
     def _read(self) -> None:
         try:
@@ -124,20 +148,8 @@ class Connection:
             self._leave()
         elif self._gathered is not None:
             self._gather(data)
-        elif not self._ending and not (self._handler is None and self._parser.is_clean and self._taken(data)):
+        elif not self._ending:
             self._take(data)
-
-    def _taken(self, data: bytes) -> bool:
-        """Whether the shortcut serves the request that these bytes are, or would once its body is complete."""
-        if self._express is None or self.stopping:
-            return False
-        size = self._express.take(self, data)
-        if size > len(data):
-            if size > MAX_GATHERED_BYTES:
-                return False
-            self._gathered, self._wanted_bytes = bytearray(data), size
-            self._alarm.move(time.monotonic() + BODY_TIMEOUT_S)
-        return size > 0
 
     def _gather(self, data: bytes) -> None:
         gathered = self._gathered
@@ -218,7 +230,9 @@ class Connection:
         if self._parser.requests or self.stopping:
             self._keep = not self.stopping
             self._loop.call_soon(self._next if self._keep else self._end)
-        elif not self._unsent:
+            return
+        self._waits = self._parser.is_clean
+        if not self._unsent:
             self._alarm.postpone(time.monotonic() + IDLE_TIMEOUT_S)
 
     def hand_over(self, handler: Handler, request: Request) -> None:
@@ -314,6 +328,7 @@ class Connection:
         if not self._dead and self._handler is None:
             self._advance()
             self._reset_alarm()
+            self._waits = self._express is not None and self._handler is None and self._parser.is_clean
 
     def _send_head(self, command: ClientHead, request: Request | None) -> None:
         status, length = command.status, command.length
@@ -449,7 +464,7 @@ class Connection:
     def drain(self) -> None:
         """The server's grace is over."""
         self.stopping = True
-        self._keep = False
+        self._waits = self._keep = False
         if self._handler is not None:
             self._handler.drain()
         elif not self._unsent:

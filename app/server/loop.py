@@ -52,7 +52,7 @@ class Loop:
         self._numbers = count()
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread: int | None = None
+        self._runs_on: int | None = None
         self.register(self._wake, READ, self._woken)
 
     def register(self, descriptor: int, interest: int, ready: Ready) -> None:
@@ -94,7 +94,7 @@ class Loop:
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call on the loop's own thread. May be used by any thread."""
         self._calls.append(call)
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._runs_on:
             os.eventfd_write(self._wake, 1)
 
     def call_from_signal(self, call: Callable[[], None]) -> None:
@@ -104,19 +104,22 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for what is ready, at most `LONGEST_WAIT_S`, and tell whom it concerns."""
-        self._thread = threading.get_ident()
+        self._runs_on = threading.get_ident()
         self.turns += 1
+        handlers = self._handlers
         for descriptor, event in self._epoll.poll(self._patience_s(), MAX_EVENTS):
-            ready = self._handlers.get(descriptor)
+            ready = handlers.get(descriptor)
             if ready is not None:
                 try:
                     ready(event)
                 except Exception:  # noqa: BLE001 - as in `_guard`, without its cost
                     log.exception("a callback failed on the event loop")
                     self.unregister(descriptor)
-        self._run_due()
-        for _ in range(len(self._calls)):
-            self._guard(self._calls.popleft())
+        if self._timers:
+            self._run_due()
+        if self._calls:
+            for _ in range(len(self._calls)):
+                self._guard(self._calls.popleft())
 
     def date_bytes(self) -> bytes:
         """The value of a Date header, made once a second."""
@@ -134,8 +137,10 @@ class Loop:
             return 0.0
         if not self._timers:
             return LONGEST_WAIT_S
-        first: float = self._timers[0][0]
-        return min(LONGEST_WAIT_S, max(0.0, first - time.monotonic()))
+        left_s: float = self._timers[0][0] - time.monotonic()
+        if left_s >= LONGEST_WAIT_S:
+            return LONGEST_WAIT_S
+        return left_s if left_s > 0.0 else 0.0
 
     def _run_due(self) -> None:
         now = time.monotonic()

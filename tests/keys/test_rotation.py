@@ -46,6 +46,12 @@ def pick(rotation: Rotation, now: float = 0.0, model: str | None = "m", strategy
     return rotation.pick(wanted(model, **more), strategy, now)
 
 
+def told(picked: Pick) -> tuple[Outcome, float]:
+    """What is told where no key was picked."""
+    assert picked.key is None
+    return picked.outcome, picked.wake_at
+
+
 def lease_of(picked: Pick) -> Lease:
     key = picked.key
     assert key is not None, picked
@@ -391,7 +397,7 @@ def test_a_rest_of_the_provider_covers_all_its_keys():
     rotation = rotation_of(3)
     rotation.apply(lease(rotation), Verdict(Action.KEY_REST, Scope.PROVIDER, "slow_down", rest_s=20.0), 0.0)
 
-    assert pick(rotation, 1.0) == Pick(Outcome.RESTING, wake_at=20.0)
+    assert told(pick(rotation, 1.0)) == (Outcome.RESTING, 20.0)
     assert rotation.usable("gemini", 1.0) == 0
     assert pick(rotation, 20.0).key is not None
 
@@ -606,7 +612,7 @@ def test_the_earliest_wake_up_over_all_providers_is_told():
             lease_of(rotation.pick(both, "round_robin", 0.0)), Verdict(Action.KEY_REST, Scope.KEY, rest_s=rest_s), 0.0
         )
 
-    assert rotation.pick(both, "round_robin", 0.0) == Pick(Outcome.RESTING, wake_at=30.0)
+    assert told(rotation.pick(both, "round_robin", 0.0)) == (Outcome.RESTING, 30.0)
 
 
 def test_a_rest_wins_over_keys_that_wait_cannot_bring_back():
