@@ -37,6 +37,11 @@ class Splitter:
         self._scanned = 0
         self._inside = False  # the beginning of the current event has been handed out already
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the last event was complete and nothing has come since."""
+        return not self._buffer and not self._inside
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events that are complete now."""
         source: bytes | bytearray = data

@@ -14,7 +14,7 @@ from typing import Any
 from app import formats
 from app.errors import MiddlewareError
 from app.formats import json_body, paths
-from app.formats.base import Call, Json, Match, Operation
+from app.formats.base import Call, Json, Mark, Match, Operation
 from app.proxy.events import (
     Abort,
     ClientBytes,
@@ -30,6 +30,7 @@ from app.proxy.events import (
 from app.proxy.exchange import Exchange
 from app.proxy.gateway import Gateway, Limits
 from app.proxy.headers import lowered
+from app.proxy.readers import StreamReader
 from app.records import RequestRecord
 
 #: Asked of every provider, since pages can't be put together: the largest page that each allows.
@@ -97,6 +98,17 @@ class ListExchange:
         if isinstance(event, ClientGone | Drain):
             self._heads.clear()
         return self._pass(self._inner.feed(event, now), now)
+
+    def events(self) -> StreamReader | None:
+        """Never: a list is put together from whole answers."""
+        return None
+
+    def passed(self, size: int, now: float) -> None:
+        """Nothing passes it by."""
+
+    def place(self, event: bytes, mark: Mark, now: float) -> list[Command]:  # noqa: ARG002
+        """Nothing passes it by."""
+        return []
 
     def refuse(self, error: MiddlewareError, now: float) -> list[Command]:
         if self.done:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from app.errors import MiddlewareError, UpstreamCut, UpstreamTimeout
-from app.formats.base import Call
+from app.formats.base import Call, Mark
 from app.keys.base import Failure, Phase
 from app.proxy import admission, routing
 from app.proxy.admission import Visitor
@@ -89,6 +89,25 @@ class Exchange:
     def feed(self, event: Event, now: float) -> list[Command]:
         """What to do about `event`, in order. Never raises for what a caller or an upstream did."""
         return self._run(lambda: _HANDLERS[type(event)](self, event), now)
+
+    # -- events one by one: the same as `feed`, for what most of a stream consists of ------------------
+
+    def events(self) -> StreamReader | None:
+        """What watches the events that may pass the exchange by, at this moment."""
+        if self._state is not State.ANSWER or self._incoming is None or self._settings.log_response_body:
+            return None
+        return self._incoming.events
+
+    def passed(self, size: int, now: float) -> None:
+        """So many bytes of events that are output went to the caller as they came."""
+        self._deadlines.heard(now)
+        self._deadlines.spoke(now)
+        self._book.record.response_bytes += size
+
+    def place(self, event: bytes, mark: Mark, now: float) -> list[Command]:
+        """What to do about an event that was watched and is not mere output."""
+        self._deadlines.heard(now)
+        return self._run(lambda: self._progress(_need(self.events()).place(event, mark)), now)
 
     def refuse(self, error: MiddlewareError, now: float) -> list[Command]:
         """End the exchange with an error that the driver met: a slow upload, a defect of ours."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from app.formats.base import Call
 from app.keys.base import Failure, Phase
-from app.proxy.decoding import Decoder, DecodingFailed, decoder
+from app.proxy.decoding import Decoder, DecodingFailed, Identity, decoder
 from app.proxy.events import Headers, UpstreamHead
 from app.proxy.headers import for_client, lowered
 from app.proxy.readers import Ending, Progress, RawReader, Reader, StreamReader, choose
@@ -73,6 +73,13 @@ class Incoming:
         except DecodingFailed:
             return self.broken("content_encoding")
         return self.reader.feed(decoded) if decoded else Progress()
+
+    @property
+    def events(self) -> StreamReader | None:
+        """The reader of an answer whose events may go through one by one, without `feed`, at this moment."""
+        reader = self.reader
+        plain = isinstance(self._decoder, Identity) and isinstance(reader, StreamReader) and reader.passes_events
+        return reader if plain and isinstance(reader, StreamReader) else None
 
     def end(self) -> Progress:
         """The body ended cleanly."""

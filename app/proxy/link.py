@@ -54,6 +54,7 @@ class Link:
         self._unsent = memoryview(b"")
         self._wants_write = False
         self._spent_s = 0.0
+        self._last = b""
         self._begun = begun
         if begun is not None:
             self._connection = begun.connection
@@ -113,24 +114,43 @@ class Link:
 
     def receive(self, buffer_bytes: int) -> tuple[list[AnswerEvent], UpstreamFailed | None]:
         """What has come since, and the failure that ended it, if any."""
+        try:
+            data = self.read(buffer_bytes)
+        except OSError:
+            return [], self.was_reset()
+        return ([], None) if data is None else self.digest(data)
+
+    def read(self, buffer_bytes: int) -> bytes | None:
+        """The bytes that have come since, b"" for the end, None for nothing yet. Raises OSError for a reset."""
         if self._unsent or self._wants_write:
             self._write()
         connection = self._connection
         if connection is None:
-            return [], None
+            return None
         try:
-            data = connection.socket.recv(buffer_bytes) if self._begun is None else self._take_begun(self._begun)
+            return connection.socket.recv(buffer_bytes) if self._begun is None else self._take_begun(self._begun)
         except (BlockingIOError, ssl.SSLWantReadError):
-            return [], None
+            return None
         except ssl.SSLWantWriteError:
             self._wants_write = True
-            return [], None
-        except OSError:
-            return [], self._failed("reset", "the connection was reset")
+            return None
+
+    def was_reset(self) -> UpstreamFailed:
+        """The failure that an OSError of `read` means."""
+        return self._failed("reset", "the connection was reset")
+
+    def digest(self, data: bytes) -> tuple[list[AnswerEvent], UpstreamFailed | None]:
+        """What these bytes mean, and the failure that they are, if any."""
+        self._last = data
         try:
             return (self._parser.feed(data) if data else self._parser.closed()), None
         except BadAnswer as error:
             return error.events, self._failed("protocol" if data else "incomplete", str(error))
+
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether all that came ends exactly with a chunk: then whole chunks may pass by without being digested."""
+        return self._parser.is_between_chunks(self._last)
 
     def _take_begun(self, begun: Begun) -> bytes:
         """What had come when this link took over: first the bytes, then the error, then nothing yet."""

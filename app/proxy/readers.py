@@ -162,8 +162,26 @@ class StreamReader(Reader):
         progress.ending = Ending.COMPLETE
         self.settle()
 
+    @property
+    def passes_events(self) -> bool:
+        """Whether whole events may go through `watch` and `place` instead of `feed` now: nothing is held or changed."""
+        between_events = isinstance(self._splitter, EventSplitter) and self._splitter.is_empty
+        return self.committed and self.begun and self._rename is None and between_events
+
+    def watch(self, event: bytes) -> Mark:
+        """What this event is. OUTPUT: it passes as it came, and nothing else is to be done."""
+        return self._watcher.watch(event)
+
+    def place(self, event: bytes, mark: Mark) -> Progress:
+        """What becomes of an event that `watch` has seen."""
+        progress = Progress()
+        self._place(event, mark, progress)
+        return progress
+
     def _take(self, event: bytes, progress: Progress) -> None:
-        mark = self._watcher.watch(event)
+        self._place(event, self._watcher.watch(event), progress)
+
+    def _place(self, event: bytes, mark: Mark, progress: Progress) -> None:
         if mark is Mark.ERROR:
             self._error(event, progress)
             return

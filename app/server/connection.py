@@ -287,6 +287,13 @@ class Connection:
         if self._corked is not None and sum(map(len, self._corked)) > LOW_WATER_BYTES:
             self._uncork()
 
+    @property
+    def passes_chunks(self) -> bool:
+        return self._chunked and not self._bodiless and self._corked is None
+
+    def chunks(self, data: bytes) -> None:
+        self._write(data)
+
     def finish(self) -> None:
         """The answer is complete."""
         if self._chunked and not self._bodiless:

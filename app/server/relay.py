@@ -5,11 +5,13 @@ The loop driver: runs one exchange on the event loop. It moves bytes and decides
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 from app.edge import Edge
 from app.errors import MiddlewareError, Overloaded
+from app.formats.base import Mark
 from app.proxy.collation import ListExchange
 from app.proxy.events import (
     Abort,
@@ -30,13 +32,17 @@ from app.proxy.events import (
     UpstreamFailed,
 )
 from app.proxy.exchange import Exchange
+from app.proxy.http1 import AnswerEvent
 from app.proxy.link import Begun, Link
+from app.proxy.readers import StreamReader
 from app.proxy.upstream import DialFailed
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Alarm, Loop
 
 log = logging.getLogger(__name__)
 
+#: The line before a chunk as we write it: RFC 9112 section 7.1, without extensions and needless zeros.
+_CHUNK = re.compile(rb"([1-9a-f][0-9a-f]{0,6})\r\n")
 #: How long after the connect timeout a dialling thread is given up.
 DIAL_SLACK_S = 0.5
 
@@ -50,6 +56,14 @@ class Client(Protocol):
     def finish(self) -> None: ...
     def abort(self) -> None: ...
     def uncork(self) -> None: ...
+    @property
+    def passes_chunks(self) -> bool:
+        """Whether it takes `chunks` now."""
+        ...
+
+    def chunks(self, data: bytes) -> None:
+        """Whole chunks, framed already."""
+        ...
 
 
 class LoopRelay:
@@ -78,6 +92,7 @@ class LoopRelay:
         self._descriptor = -1
         self._interest = 0
         self._paused = False
+        self._events: StreamReader | None = None  # whole events pass the exchange by
         self._begun: Begun | None = None
         self._began_at: float | None = None
         self._alarm = Alarm(loop, lambda: self._feed(Tick()))
@@ -255,21 +270,78 @@ class LoopRelay:
         link = self._link
         if link is None:
             return
-        while True:
+        while self._read(link) and link.has_buffered and not self._paused:
+            pass
+        if self._link is link and self._events is None:
+            self._watch()
+            if self._interest == READ and link.is_between_chunks and self._takes_chunks():
+                self._events = self.exchange.events()
+
+    def _takes_chunks(self) -> bool:
+        return self._client is not None and self._client.passes_chunks
+
+    def _read(self, link: Link) -> bool:
+        """Read once and tell the exchange; False when this link is over."""
+        if self._events is not None:
+            events, failure = self._pass_events(link, self._events)
+        else:
             events, failure = link.receive(self._edge.buffer_bytes())
-            for event in events:
-                self._feed(event)
-                if self._link is not link:
-                    return
-            if failure is not None:
-                self._drop_link()
-                self._feed(failure)
-                return
-            if not link.has_buffered or self._paused:
+        for event in events:
+            if self._link is not link:
+                return False
+            self._feed(event)
+        if self._link is not link:
+            return False
+        if failure is not None:
+            self._drop_link()
+            self._feed(failure)
+            return False
+        return True
+
+    def _pass_events(self, link: Link, reader: StreamReader) -> tuple[list[AnswerEvent], UpstreamFailed | None]:
+        """
+        Pass chunks that hold one event of mere output each to the caller as they came. What else there is goes the
+        usual way; the events of that are returned.
+        """
+        try:
+            data = link.read(self._edge.buffer_bytes())
+        except OSError:
+            self._events = None
+            return [], link.was_reset()
+        if data is None:
+            return [], None
+        at = size = 0
+        while True:
+            chunk = _CHUNK.match(data, at)
+            if chunk is None:
                 break
-        self._watch()
+            begin = chunk.end()
+            end = begin + int(chunk[1], 16)
+            event = data[begin:end]
+            if data[end : end + 2] != b"\r\n" or b"\r" in event or event.find(b"\n\n") != end - begin - 2:
+                break
+            mark = reader.watch(event)
+            if mark is not Mark.OUTPUT:
+                self._send_passed(data[:at], size)
+                self._events = None
+                self._run(self.exchange.place(event, mark, self._edge.clock.monotonic()))
+                rest = data[end + 2 :]
+                return link.digest(rest) if rest and self._link is link else ([], None)
+            size += end - begin
+            at = end + 2
+        self._send_passed(data[:at], size)
+        if data and at == len(data):
+            return [], None
+        self._events = None
+        return link.digest(data[at:])
+
+    def _send_passed(self, chunks: bytes, size: int) -> None:
+        if size and self._client is not None:
+            self.exchange.passed(size, self._edge.clock.monotonic())
+            self._client.chunks(chunks)
 
     def _take_link(self) -> Link | None:
+        self._events = None
         link, self._link = self._link, None
         if self._descriptor >= 0:
             self._loop.unregister(self._descriptor)
