@@ -131,20 +131,21 @@ def machine_ticks() -> Ticks:
 
 
 def memory(root: int) -> Memory:
-    """Of a process and all its descendants together. Raises ProcessLookupError when one is gone."""
+    """Of a process and all its descendants together; those that are ending have none."""
     processes = all_processes()
-    pids = tree(root, processes)
-    if not pids:
-        raise ProcessLookupError(root)
-    pss_mib = sum(parse_pss((PROC / str(pid) / "smaps_rollup").read_text()) for pid in pids)
-    return Memory(pss_mib, sum(processes[pid].rss_bytes for pid in pids) / _MIB)
+    pss_mib = rss_bytes = 0.0
+    for pid in tree(root, processes):
+        with contextlib.suppress(OSError):
+            pss_mib += parse_pss((PROC / str(pid) / "smaps_rollup").read_text())
+            rss_bytes += processes[pid].rss_bytes
+    return Memory(pss_mib, rss_bytes / _MIB)
 
 
 def move(root: int, cpus: Set[int]) -> None:
     """Let a process, its descendants and all their threads run on these CPUs only."""
     for pid in tree(root, all_processes()):
-        for thread in (PROC / str(pid) / "task").iterdir():
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
+            for thread in (PROC / str(pid) / "task").iterdir():
                 os.sched_setaffinity(int(thread.name), cpus)
 
 
