@@ -35,7 +35,7 @@ class Case:
 
 CASES: Final[Sequence[Case]] = (
     Case("plain", "plain calls, 16 connections", Plain(16), ("nginx", "product", "portkey", "litellm")),
-    Case("single", "plain calls, 1 connection", Plain(1), ("direct", "nginx", "product"), Placing.ONE),
+    Case("single", "plain calls, 1 connection", Plain(1), ("nginx", "product"), Placing.ONE),
     Case("large", "plain calls with a body of 90 KB, 16 connections", Plain(16, 90_000), ("nginx", "product")),
     Case("tls", "plain calls to an upstream over TLS, 16 connections", Plain(16), ("nginx-tls", "product-tls")),
     Case("workers", "plain calls, 16 connections, two CPUs", Plain(16), ("product", "product-2"), Placing.SPREAD),
@@ -63,7 +63,7 @@ CASES: Final[Sequence[Case]] = (
         "memory",
         "memory at 1,000 streams, an event every 20 ms",
         Streams(1000, 2000, 50, 20, ramp_ms=1000),
-        ("nginx", "product"),
+        ("product",),
         watched=True,
     ),
 )

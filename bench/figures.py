@@ -40,6 +40,7 @@ class Sample:
 
     values   -- what was measured, by name with unit
     problem  -- why there is nothing, or nothing that can be used; empty when all is well
+    failed   -- calls that went wrong, by what the load generator calls it, and by what the product recorded of them
     calls    -- what was sent; `books`: what the product recorded of it, and whether that is all
     """
 
@@ -48,6 +49,7 @@ class Sample:
     round: int
     values: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
+    failed: Mapping[str, int] = field(default_factory=dict)
     calls: int = 0
     books: Books | None = None
     books_complete: bool = True

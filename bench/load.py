@@ -61,15 +61,19 @@ class Outcome:
     """
     done    -- calls that were answered, or events that arrived
     calls   -- calls that the gateway should have recorded
-    errors  -- calls that went wrong
+    failed  -- calls that went wrong, by reason
     values  -- what else the load generator measured, by name with unit
     """
 
     done: int
     calls: int
-    errors: int
+    failed: Mapping[str, int]
     wall_s: float
     values: Mapping[str, float]
+
+    @property
+    def errors(self) -> int:
+        return sum(self.failed.values())
 
 
 # -- calls --------------------------------------------------------------------------------------------
@@ -196,9 +200,9 @@ def parse_wrk(printed: str) -> Outcome:
     if found is None:
         raise LoadFailed(f"wrk measured nothing: {printed[-300:]}")
     measured = json.loads(found[1])
-    errors = sum(measured[name] for name in _FAILURES)
+    failed = {name: measured[name] for name in _FAILURES if measured[name]}
     values = {name: float(measured[name]) for name in ("p50_us", "p99_us", "max_us")}
-    return Outcome(measured["calls"], measured["calls"], errors, measured["wall_us"] / 1e6, values)
+    return Outcome(measured["calls"], measured["calls"], failed, measured["wall_us"] / 1e6, values)
 
 
 def parse_streams(printed: str) -> Outcome:
@@ -207,9 +211,9 @@ def parse_streams(printed: str) -> Outcome:
     if not lines or not lines[-1].startswith("{"):
         raise LoadFailed(f"the stream client measured nothing: {printed[-300:]}")
     measured = json.loads(lines[-1])
-    errors = sum(measured[name] for name in _STREAM_FAILURES)
-    if measured["ok"] + errors != measured["streams"]:
+    failed = {name: measured[name] for name in _STREAM_FAILURES if measured[name]}
+    if measured["ok"] + sum(failed.values()) != measured["streams"]:
         raise LoadFailed(f"the stream client lost count: {lines[-1]}")
     times = ("first_p50", "first_p99", "total_p50", "total_p99", "total_max", "gap_max")
     values = {f"{name}_ms": float(measured[name]) for name in times}
-    return Outcome(measured["events"], measured["streams"], errors, measured["wall_s"], values)
+    return Outcome(measured["events"], measured["streams"], failed, measured["wall_s"], values)

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ PASSWORD: Final = "the password of a benchmark"
 _ADMIN: Final = "/middleware/api"
 _READY_S: Final = 20.0
 _POLL_S: Final = 0.1
+#: As many as the admin API gives at once.
+_NEWEST: Final = 500
 
 
 def recipe(
@@ -61,7 +64,22 @@ class Admin:
                 raise ProgramFailed(f"{self._program.name} is not ready.{self._program.last_words()}")
             time.sleep(_POLL_S)
 
+    def settled_books(self) -> Books:
+        """
+        All that was recorded up to now, once nothing waits to be written. Raises ProgramFailed when that takes too
+        long: the next run could not be told from what was before it.
+        """
+        until = time.monotonic() + _READY_S
+        while True:
+            found = self.books()
+            if found.rows + found.dropped >= found.counted:
+                return found
+            if time.monotonic() > until:
+                raise ProgramFailed(f"{self._program.name} does not write what it has counted: {found}")
+            time.sleep(_POLL_S)
+
     def books(self) -> Books:
+        """As they are at this moment: rows are written a little later than they are counted."""
         newest = self._json("GET", "/requests?limit=1")["requests"]
         status, text = call(self._program.port, "GET", "/metrics")
         if status != 200:
@@ -81,6 +99,15 @@ class Admin:
             if found.are_complete(sent, in_flight) or time.monotonic() > until:
                 return found
             time.sleep(_POLL_S)
+
+    def failures_since(self, earlier: Books) -> Counter[str]:
+        """How many of the newest rows after `earlier` are of calls that failed, by status and error code."""
+        rows = self._json("GET", f"/requests?limit={_NEWEST}")["requests"]
+        return Counter(
+            f"recorded as {row['status']} {row['error_code'] or row['outcome']}"
+            for row in rows
+            if row["id"] > earlier.rows and row["outcome"] != "success"
+        )
 
     def _post(self, path: str, values: Mapping[str, Any]) -> Any:
         return self._json("POST", path, json.dumps(values).encode())

@@ -118,7 +118,8 @@ def notes(samples: Sequence[Sample], judgements: Iterable[Judgement], skipped: M
         if sample.problem:
             found.append(f"{where}: {sample.problem.splitlines()[0]}")
         elif sample.values.get("errors"):
-            found.append(f"{where}: {sample.values['errors']:.0f} calls failed.")
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sample.failed.items())
+            found.append(f"{where}: {sample.values['errors']:.0f} calls failed ({reasons}).")
         if not sample.books_complete:
             found.append(f"{where}: {sample.calls} calls were answered, but the product has {sample.books}.")
     return found + _disturbances(samples)

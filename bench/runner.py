@@ -195,7 +195,7 @@ def _run(sample: Sample, case: Case, gateway: Gateway, plan: Plan, used: Tools, 
     if isinstance(wanted, load.Streams):
         share = GATEWAYS[gateway.name].stream_share
         wanted = replace(wanted, total=max(wanted.concurrent, int(wanted.total * share)))
-    books = gateway.admin.books() if gateway.admin else None
+    books = gateway.admin.settled_books() if gateway.admin else None
     settle(root)
     peak = Peak(root)
     cost = Cost.begin(root)
@@ -207,12 +207,14 @@ def _run(sample: Sample, case: Case, gateway: Gateway, plan: Plan, used: Tools, 
     peak.look()
     values |= {"errors": float(outcome.errors), "done_per_s": outcome.done / outcome.wall_s, **outcome.values}
     values |= {"pss_mib": peak.memory.pss_mib, "rss_mib": peak.memory.rss_mib}
-    sample = replace(sample, values=values, calls=outcome.calls)
+    sample = replace(sample, values=values, calls=outcome.calls, failed=outcome.failed)
     if gateway.admin and books is not None:
         # Streams that fail may never have reached the product; wrk breaks off what is in flight at its end.
         in_flight = wanted.connections if isinstance(wanted, load.Plain) else 0
         found = gateway.admin.books_since(books, outcome.calls, in_flight, _LONGEST_BOOKING_S)
         sample = replace(sample, books=found, books_complete=found.are_complete(outcome.calls, in_flight))
+        if outcome.errors:
+            sample = replace(sample, failed={**outcome.failed, **gateway.admin.failures_since(books)})
     gateway.program.trim_log()
     return sample
 

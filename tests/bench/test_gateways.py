@@ -97,12 +97,30 @@ def test_calls_with_the_client_key_are_found_in_the_books(running):
     admin.wait_until_ready()
     key = admin.make_client_key()
     assert ask(running, key) == 200
-    admin.books_since(Books(0, 0, 0), 1, 0, timeout_s=5.0)
-    before = admin.books()
+    before = admin.settled_books()
+    assert before == Books(1, 1, 0), "the call before is written and belongs to no run"
 
     assert [ask(running, key) for _ in range(3)] == [200] * 3
 
     assert admin.books_since(before, 3, 0, timeout_s=5.0) == Books(3, 3, 0)
+
+
+def test_calls_that_failed_are_found_with_what_was_recorded_of_them(running):
+    admin = admin_of(running)
+    before = admin.books()
+    assert running.post("/v1/chat/completions", [], Authorization="Bearer anything").status == 400
+    assert ask(running, "anything") == 200
+    admin.books_since(before, 2, 0, timeout_s=5.0)
+    (failure,) = admin.failures_since(before)
+    assert failure.startswith("recorded as 400 ")
+
+
+def test_books_that_never_settle_are_a_failure(running, monkeypatch):
+    admin = admin_of(running)
+    monkeypatch.setattr(product, "_READY_S", 0.2)
+    monkeypatch.setattr(admin, "books", lambda: Books(1, 2, 0))
+    with pytest.raises(ProgramFailed, match="does not write what it has counted"):
+        admin.settled_books()
 
 
 def test_calls_that_are_not_in_the_books_are_not_waited_for_without_end(running):

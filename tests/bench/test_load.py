@@ -34,6 +34,7 @@ def test_what_wrk_measured_is_read_from_our_own_line():
     outcome = load.parse_wrk(WRK)
 
     assert (outcome.done, outcome.calls, outcome.errors) == (70000, 70000, 7)
+    assert outcome.failed == {"read": 1, "status": 2, "timeout": 4}
     assert outcome.wall_s == pytest.approx(1.0005)
     assert outcome.values == {"p50_us": 191, "p99_us": 640, "max_us": 900}
 
@@ -49,6 +50,7 @@ def test_what_the_stream_client_measured_is_read_with_its_units():
     outcome = load.parse_streams("warning: something\n" + json.dumps(STREAMS) + "\n")
 
     assert (outcome.done, outcome.calls, outcome.errors, outcome.wall_s) == (780, 20, 5, 1.5)
+    assert outcome.failed == dict.fromkeys(("connect", "status", "broken", "incomplete", "silent"), 1)
     assert outcome.values["total_p99_ms"] == 1030.5
     assert set(outcome.values) == {
         f"{name}_ms" for name in ("first_p50", "first_p99", "total_p50", "total_p99", "total_max", "gap_max")

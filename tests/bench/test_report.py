@@ -68,12 +68,12 @@ def test_calls_that_are_not_accounted_for_are_shown_and_spoil_the_result():
 
 def test_notes_name_what_was_left_out_went_wrong_or_disturbed():
     broken = Sample("paced", "nginx", 2, problem="nginx has ended.\nlast line of its log")
-    failed = Sample("paced", "litellm", 0, {"errors": 355.0, "others_cpus": 0.4})
+    failed = Sample("paced", "litellm", 0, {"errors": 355.0, "others_cpus": 0.4}, failed={"silent": 350, "status": 5})
     notes = report.notes([*samples(), broken, failed], [], {"portkey": "not installed"})
     assert notes[:3] == [
         "portkey: left out, not installed.",
         "paced, nginx, round 3: nginx has ended.",
-        "paced, litellm, round 1: 355 calls failed.",
+        "paced, litellm, round 1: 355 calls failed (silent 350, status 5).",
     ]
     assert "in 1 of 3 runs other programs used more than 0.1 CPU, at most 0.4" in notes[3]
 
