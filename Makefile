@@ -40,7 +40,7 @@ migrate: .make/runtime data ## Bring the database of .env up to date (starting t
 	config = Config.from_env(os.environ); database = Database(config.database_url); \
 	database.migrate(Vault.open(config)); database.close()"
 
-bench: .make/runtime ## Compare with nginx in about two minutes; bench/README.md says what it needs
+bench: .make/runtime ## Compare with nginx in two to three minutes; bench/README.md says what it needs
 	@$(BIN)/python -m bench
 
 bench-all: .make/runtime ## Measure everything and write bench/RESULTS.md

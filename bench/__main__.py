@@ -1,6 +1,6 @@
 """
-`python -m bench`: how the product compares with nginx, in about two minutes. `all` takes every case and every gateway
-that is installed and writes RESULTS.md; `profile` shows where the CPU time of a plain call goes.
+`python -m bench`: how the product compares with nginx, in two to three minutes. `all` takes every case and every
+gateway that is installed and writes RESULTS.md; `profile` shows where the CPU time of a plain call goes.
 
 Exit status: 0 every target that was measured is met; 1 one is missed, or a run went wrong; 2 nothing could be run.
 """

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +73,7 @@ class Kind:
     """
 
     recipe: Callable[[Site, str, int], Recipe] | None
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Authorization": "Bearer sk-bench-client-0001"})
+    headers: Callable[[Site], Mapping[str, str]] = lambda _site: {"Authorization": "Bearer sk-bench-client-0001"}
     stream_share: float = 1.0
     missing: Callable[[], str] = lambda: ""
     is_product: bool = False
@@ -145,6 +145,15 @@ def _portkey(site: Site, name: str, port: int) -> Recipe:
     return Recipe(name, command, port, folder, environ)
 
 
+def _portkey_headers(site: Site) -> dict[str, str]:
+    """It has no configuration: each call says where it goes, with which key."""
+    return {
+        "Authorization": f"Bearer {UPSTREAM_KEY}",
+        "x-portkey-provider": "openai",
+        "x-portkey-custom-host": f"http://127.0.0.1:{site.mock.port}/v1",
+    }
+
+
 def _portkey_missing() -> str:
     if find("node") is None:
         return "node is not installed"
@@ -159,8 +168,11 @@ def _litellm(site: Site, name: str, port: int) -> Recipe:
     folder = site.folder_for(name)
     values = {"UPSTREAM_PORT": site.mock.port}
     configuration = from_template("litellm.yaml", folder / "litellm.yaml", values)
+    base = plain_environment(folder)
     environ = {
-        **plain_environment(folder),
+        **base,
+        # It looks for its own helpers there.
+        "PATH": os.pathsep.join([str(_litellm_program().parent), base["PATH"]]),
         "LITELLM_MASTER_KEY": LITELLM_KEY,
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
@@ -170,6 +182,10 @@ def _litellm(site: Site, name: str, port: int) -> Recipe:
     }
     options = ["--config", str(configuration), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     return Recipe(name, [str(_litellm_program()), *options], port, folder, environ, start_s=120.0)
+
+
+def _litellm_headers(_site: Site) -> dict[str, str]:
+    return {"Authorization": f"Bearer {LITELLM_KEY}"}
 
 
 def _litellm_missing() -> str:
@@ -185,8 +201,8 @@ GATEWAYS: Final[Mapping[str, Kind]] = {
     PRODUCT: Kind(_product, is_product=True),
     "product-tls": Kind(_product_tls, is_product=True),
     "product-2": Kind(_product_2, is_product=True),
-    "portkey": Kind(_portkey, stream_share=0.5, missing=_portkey_missing),
-    "litellm": Kind(_litellm, {"Authorization": f"Bearer {LITELLM_KEY}"}, stream_share=0.1, missing=_litellm_missing),
+    "portkey": Kind(_portkey, _portkey_headers, stream_share=0.5, missing=_portkey_missing),
+    "litellm": Kind(_litellm, _litellm_headers, stream_share=0.1, missing=_litellm_missing),
 }
 
 
@@ -198,7 +214,7 @@ def running(name: str, site: Site, cpus: frozenset[int], port: int) -> Iterator[
     """A gateway that answers. Raises ProgramFailed when it does not come to that."""
     kind = GATEWAYS[name]
     if kind.recipe is None:
-        yield Gateway(name, site.mock, kind.headers)
+        yield Gateway(name, site.mock, kind.headers(site))
         return
     try:
         with Program(kind.recipe(site, name, port), cpus, site.logs / f"{name}.log") as program:
@@ -215,14 +231,7 @@ def _let_in(name: str, kind: Kind, program: Program, site: Site) -> Gateway:
         admin = product.Admin(program)
         admin.wait_until_ready()
         return Gateway(name, program, {"Authorization": f"Bearer {admin.make_client_key()}"}, admin)
-    headers = dict(kind.headers)
-    if name == "portkey":
-        headers = {
-            "Authorization": f"Bearer {UPSTREAM_KEY}",
-            "x-portkey-provider": "openai",
-            "x-portkey-custom-host": f"http://127.0.0.1:{site.mock.port}/v1",
-        }
-    return Gateway(name, program, headers)
+    return Gateway(name, program, kind.headers(site))
 
 
 def _expect_answers(gateway: Gateway) -> None:

@@ -176,6 +176,7 @@ def _warm_up(case: Case, gateway: Gateway, used: Tools, cpus: Cpus) -> None:
         few = min(wanted.concurrent, _WARM_UP_STREAMS)
         wanted = replace(wanted, concurrent=few, total=few, events=5, ramp_ms=0)
     _load(wanted, gateway, _WARM_UP_S, used, cpus, lambda: None)
+    settle(gateway.program.pid)
 
 
 def _measured(sample: Sample, case: Case, gateway: Gateway, plan: Plan, used: Tools, cpus: Cpus) -> Sample:
@@ -196,7 +197,6 @@ def _run(sample: Sample, case: Case, gateway: Gateway, plan: Plan, used: Tools, 
         share = GATEWAYS[gateway.name].stream_share
         wanted = replace(wanted, total=max(wanted.concurrent, int(wanted.total * share)))
     books = gateway.admin.settled_books() if gateway.admin else None
-    settle(root)
     peak = Peak(root)
     cost = Cost.begin(root)
     outcome = _load(wanted, gateway, plan.seconds, used, cpus, peak.look if case.watched else lambda: None)

@@ -48,6 +48,16 @@ def test_nginx_accepts_its_configuration(template, site):
     assert checked.returncode == 0, checked.stderr
 
 
+def test_the_other_gateways_are_led_to_the_mock(site):
+    portkey, litellm = gateways.GATEWAYS["portkey"], gateways.GATEWAYS["litellm"]
+    assert "--port=1234" in portkey.recipe(site, "portkey", 1234).command
+    assert portkey.headers(site)["x-portkey-custom-host"] == "http://127.0.0.1:9/v1"
+    recipe = litellm.recipe(site, "litellm", 1234)
+    assert recipe.command[-4:] == ["--port", "1234", "--num_workers", "1"]
+    assert 'api_base: "http://127.0.0.1:9/v1"' in (site.folder / "litellm" / "litellm.yaml").read_text()
+    assert litellm.headers(site)["Authorization"] == f"Bearer {recipe.environ['LITELLM_MASTER_KEY']}"
+
+
 def test_two_of_one_name_never_share_a_folder(site):
     site.folder_for("product")
     with pytest.raises(FileExistsError):
