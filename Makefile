@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto --reruns 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types format migrate clean
+.PHONY: help run test check lint types format migrate bench bench-all clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .make/runtime data ## Install what is needed and serve on 127.0.0.1:5000
 	@exec $(BIN)/python main.py
@@ -39,6 +39,12 @@ migrate: .make/runtime data ## Bring the database of .env up to date (starting t
 	from app.storage.database import Database; from app.vault import Vault; \
 	config = Config.from_env(os.environ); database = Database(config.database_url); \
 	database.migrate(Vault.open(config)); database.close()"
+
+bench: .make/runtime ## Compare with nginx in two to three minutes; bench/README.md says what it needs
+	@$(BIN)/python -m bench
+
+bench-all: .make/runtime ## Measure everything and write bench/RESULTS.md
+	@$(BIN)/python -m bench all
 
 clean: ## Remove what can be made again; data/ and .env stay
 	rm -rf $(VENV) .make .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "app").rglob("*.py"))
+#: A program of its own that sees the product from outside.
+BENCHMARK = sorted((ROOT / "bench").glob("*.py"))
 
 #: Layers, lowest first. A module may import modules of its own layer and of those below it.
 #: The longest matching name decides; a module without a place fails.
@@ -214,7 +216,12 @@ def test_a_pure_module_does_no_io_and_reads_no_clock(path):
     assert not libraries & IMPURE_LIBRARIES
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", BENCHMARK, ids=name_of)
+def test_the_benchmark_knows_nothing_of_the_inside(path):
+    assert not {imported for imported in imports_of(path) if imported.split(".")[0] in ("app", "main", "tests")}
+
+
+@pytest.mark.parametrize("path", [*MODULES, *BENCHMARK], ids=name_of)
 def test_a_module_says_what_it_is_and_stays_small(path):
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
@@ -230,7 +237,7 @@ def test_a_module_says_what_it_is_and_stays_small(path):
 
 def test_nothing_catches_everything_below_the_top():
     """A broad `except` hides defects; where one is right, it says why on its own line."""
-    for path in MODULES:
+    for path in [*MODULES, *BENCHMARK]:
         lines = path.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines):
             if "except Exception" in line or "except BaseException" in line:

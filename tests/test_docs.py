@@ -12,7 +12,9 @@ from app.config import BASE_URL_VARIABLES, KEY_VARIABLES, Config
 from app.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "bench/README.md", *(ROOT / "docs").rglob("*.md")]
+)
 
 
 def read(name):
@@ -115,6 +117,6 @@ def test_the_readme_begins_with_the_two_commands():
 
 def test_make_lists_its_targets():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(re.findall(r"^  make (\w+)", shown, re.MULTILINE)) == set(
-        ["run", "test", "check", "lint", "types", "format", "migrate", "clean", "help"]
+    assert set(re.findall(r"^  make ([\w-]+)", shown, re.MULTILINE)) == set(
+        ["run", "test", "check", "lint", "types", "format", "migrate", "bench", "bench-all", "clean", "help"]
     )
