@@ -10,52 +10,41 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Protocol
 
-from app.errors import BadRequest, MiddlewareError, RequestTimeout
-from app.proxy.events import ClientHead, Headers
+from app.errors import MiddlewareError, Overloaded, RequestTimeout
+from app.proxy.events import ClientHead
+from app.server.body_wait import BodyWait
+from app.server.framing import Framing, frame
+from app.server.handler import Handler
 from app.server.loop import GONE, READ, WRITE, Alarm, Loop
 from app.server.refusals import refusal_body
 from app.server.requests import BadRequestBytes, Request, RequestParser
+from app.server.sockets import BROKEN, reset_at_close, unread_bytes
+from app.server.uploads import EVERYBODY, Uploads, UploadsFull
 
 READ_BYTES = 65536
 #: A whole head must come within this, however it trickles.
 HEAD_TIMEOUT_S = 30.0
-#: The longest silence inside a body.
-BODY_TIMEOUT_S = 30.0
 #: How long a connection may wait for its next request.
 IDLE_TIMEOUT_S = 75.0
 #: How long a client may leave its answer unread.
 WRITE_TIMEOUT_S = 60.0
 #: After the last answer: time for the client to read it before the connection is gone.
 LINGER_S = 2.0
+#: What a client may go on sending after its last answer; it can't read that answer while a reset is on its way.
+LINGER_BYTES = 16 * 1024 * 1024
 #: Unsent bytes at which the source is stopped, and at which it may go on.
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
-#: A body for Flask; each of its routes has a smaller limit of its own.
-MAX_FLASK_BODY_BYTES = 64 * 1024 * 1024
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
-_BODILESS = frozenset({204, 304})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Handler(Protocol):
-    """What serves one request: a relay, or a thread that runs Flask."""
-
-    def start(self) -> None: ...
-    def body(self, data: bytes) -> None: ...
-    def gone(self) -> None: ...
-    def drain(self) -> None: ...
-    def pause(self, paused: bool) -> None: ...
-    def refuse(self, error: MiddlewareError) -> None: ...
 
 
 class Connection:
     """
     handler_for  -- (connection, request) -> who serves it; `None` as its body limit means the whole body is wanted
     closed       -- called once, at the very end
+    room         -- where bodies wait until they are whole
     """
 
     def __init__(
@@ -65,6 +54,7 @@ class Connection:
         peer: str,
         handler_for: Callable[[Connection, Request], Handler],
         closed: Callable[[Connection], None],
+        room: Uploads = EVERYBODY,
     ) -> None:
         self.socket = sock
         self.peer = peer
@@ -73,18 +63,26 @@ class Connection:
         self._handler_for = handler_for
         self._closed = closed
         self._descriptor = sock.fileno()
-        self._parser = RequestParser()
+        self._parser = RequestParser(room)
         self._request: Request | None = None
         self._handler: Handler | None = None
-        self._body_limit: int | None = None  # set while the handler waits for the body
-        self._chunked = False
-        self._bodiless = False
+        self._body_wait: BodyWait | None = None  # while the handler waits for the body
+        self._body_given = False
+        self._head_until: float | None = None
+        self._fault: BadRequestBytes | None = None  # what came after the requests that are here
+        self._framing: Framing | None = None  # of the answer, once its head is out
         self._keep = True
         self._unsent = bytearray()
         self._corked: list[bytes] | None = None
         self._paused = False
         self._ending = False  # the last answer is out or on its way; what still comes is thrown away
+        self._thrown_away = 0
         self._dead = False
+        self._hung_up = False  # the client sends no more; some of what it sent may be unread
+        self._half_closed = False  # and everything that it sent is read
+        self._unread: int | None = None
+        self._probed = False
+        self._reset = False
         self._interest = READ | GONE
         self._alarm = Alarm(loop, self._too_late)
         loop.register(self._descriptor, self._interest, self._ready)
@@ -92,7 +90,8 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        return self._handler is None and not self._parser.in_head
+        """It waits for a request or for the rest of its head: closing it loses nothing that was asked for."""
+        return self._handler is None and not self._unsent and not self._parser.requests
 
     # -- the socket ---------------------------------------------------------------------------------
 
@@ -101,8 +100,12 @@ class Connection:
             self._flush()
         if event & READ and not self._dead:
             self._read()
-        elif event & GONE and not self._dead:
+        elif event & BROKEN and not self._dead:
             self._leave()
+        elif event & GONE and not self._dead:
+            self._hung_up = True
+            self._probe()
+            self._watch()
 
     def _read(self) -> None:
         try:
@@ -110,39 +113,68 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
             self._leave()
+            return
+        if not data:
+            self._end_of_input()
         elif not self._ending:
             self._take(data)
+        else:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES:
+                self._leave()
 
     def _take(self, data: bytes) -> None:
-        try:
-            self._parser.feed(data)
-        except BadRequestBytes as error:
-            self._corked = self._corked or []
-            self._advance()
-            self._uncork()
-            self._refuse(error)
-            return
+        if self._fault is None:
+            try:
+                self._parser.feed(data)
+            except BadRequestBytes as error:
+                self._fault = error
         self._advance()
         self._reset_alarm()
 
+    def _end_of_input(self) -> None:
+        """
+        The client sends no more, and may still read: what it asked for is answered (RFC 9112, 9.6). It is gone where it
+        waits for nothing, and where the body that we wait for can't become whole.
+        """
+        self._half_closed = True
+        queue = self._parser.requests
+        if self._fault is None and queue and not queue[-1].complete:
+            queue.pop().drop_body()
+        waiting = self._handler is not None or bool(queue) or self._fault is not None or bool(self._unsent)
+        if self._ending or self._body_wait is not None or not waiting:
+            self._leave()
+            return
+        self._keep = self._keep and bool(queue)
+        self._probe()
+        self._advance()
+
+    def _probe(self) -> None:
+        """
+        A client that left looks like one that only stopped sending, until it gets something: then its system answers
+        with a reset. So it gets what means nothing: an interim answer before the head (RFC 9110, 15.2), afterwards a
+        leading zero of the next chunk's size (RFC 9112, 7.1).
+        """
+        if self._probed or self._unsent or self._request is None:
+            return
+        self._probed = True
+        framing = self._framing
+        if framing is None and self._request.chunks_allowed:
+            self._write(CONTINUE)
+        elif framing is not None and framing.chunked:
+            self._write(b"0")
+
     def _leave(self) -> None:
-        """The client closed its side, or the connection broke."""
+        """The connection broke, or its time is over."""
         handler, self._handler = self._handler, None
         self.close()
         if handler is not None:
             handler.gone()
 
     def _refuse(self, error: BadRequestBytes) -> None:
-        """Bytes that are no request: say so, unless an answer to an earlier one is still on its way, and close."""
+        """Bytes that are no request: say so and close."""
         self._keep = False
-        if self._handler is not None:
-            # The answer to an earlier request is on its way, or the fault is in the body of the current one.
-            self._fail_body(BadRequest("The request's body is not framed as HTTP/1.1 asks."))
-            self._ending = True
-            return
         body = refusal_body(error.status, str(error))
         self._send_head(ClientHead(error.status, [("Content-Type", "application/json")], len(body)), None)
         self._write(body)
@@ -151,35 +183,56 @@ class Connection:
     # -- requests -----------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Begin the next request if none is being served; hand on its body."""
+        """
+        Begin the next request if none is being served; hand on its body. The next one waits until the answers before it
+        are as good as sent, and what follows the last one is refused.
+        """
         self._hand_on_body()
-        while self._handler is None and self._parser.requests and not self._ending:
-            request = self._request = self._parser.requests.popleft()
-            self._keep = request.keep_alive and not self.stopping
-            self._chunked = self._bodiless = False
+        queue = self._parser.requests
+        while self._handler is None and queue and not self._ending and not self._paused:
+            request = self._request = queue.popleft()
+            self._keep = request.keep_alive and not self.stopping and not (self._half_closed and not queue)
+            self._body_wait = self._framing = self._head_until = None
+            self._body_given = False
             handler = self._handler = self._handler_for(self, request)
-            self._body_limit = None
             handler.start()
             self._hand_on_body()
+        if self._handler is None and not queue and not self._ending:
+            if self._fault is not None:
+                self._refuse(self._fault)
+            elif self._half_closed:
+                self._end()
         self._watch()
 
-    def want_body(self, max_bytes: int) -> None:
-        """The handler waits for the body, of which more than this is too much."""
-        self._body_limit = max_bytes
+    def want_body(self, max_bytes: int, when_whole: Callable[[], None] | None = None) -> None:
+        """
+        The handler waits for the body, of which more than this is too much. Where `when_whole` is given it is called
+        in place of the handler's `body`, and the body stays in the request, which is the handler's to drop.
+        """
+        self._body_wait = BodyWait(max_bytes, when_whole, time.monotonic())
         request = self._request
-        if request is not None and request.expects and not request.complete and not request.body:
+        if request is not None and request.expects and not request.complete and not request.size:
             self._write(CONTINUE)
         self._hand_on_body()
 
     def _hand_on_body(self) -> None:
-        request, handler, limit = self._request, self._handler, self._body_limit
-        if request is None or handler is None or limit is None:
+        request, handler, wait = self._request, self._handler, self._body_wait
+        if request is None or handler is None or wait is None:
             return
-        if request.complete or len(request.body) > limit:
-            self._body_limit = None
-            body = bytes(memoryview(request.body)[: limit + 1])
-            request.body = bytearray()
-            handler.body(body)
+        if request.complete or request.size > wait.limit:
+            self._body_wait = None
+            if wait.when_whole is not None and request.size <= wait.limit:
+                self._body_given = True
+                wait.when_whole()
+                return
+            try:
+                body = request.take_body(0 if wait.when_whole is not None else wait.limit + 1)
+            except UploadsFull:
+                handler.refuse(Overloaded("The body was lost while it was kept.", retry_after_s=1))
+            else:
+                handler.body(body)
+        elif self._fault is not None:
+            self._fail_body(self._fault.in_body())
 
     # -- answers: for the handler ---------------------------------------------------------------------
 
@@ -189,18 +242,20 @@ class Connection:
         self._send_head(command, request)
 
     def data(self, data: bytes) -> None:
-        if self._bodiless or self._dead or not data:
+        framing = self._framing
+        if self._dead or not data or framing is None or framing.bodiless:
             return
-        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if framing.chunked else data)
         if self._corked is not None and sum(map(len, self._corked)) > LOW_WATER_BYTES:
-            self._uncork()
+            self.uncork()
 
     def finish(self) -> None:
         """The answer is complete."""
-        if self._chunked and not self._bodiless:
+        if self._framing is not None and self._framing.chunked:
             self._write(b"0\r\n\r\n")
         request, self._request, self._handler = self._request, None, None
-        self._uncork()
+        self._drop_body(request)
+        self.uncork()
         # A body that was not read to its end stands between here and the next request.
         if not self._keep or (request is not None and not request.complete):
             self._end()
@@ -209,28 +264,24 @@ class Connection:
 
     def abort(self) -> None:
         """The answer will never be complete: break the connection so that the client can see it."""
+        self._drop_body(self._request)
         self._request, self._handler = None, None
-        self._uncork()
+        framing = self._framing
+        if self._probed and framing is not None and framing.chunked:
+            self._write(b"1\r\n")  # the zero of the probe must not pass for the last chunk
+        self.uncork()
         self._ending = True
+        self._reset = framing is not None and framing.undelimited
         if self._unsent:
             self._alarm.move(time.monotonic() + LINGER_S)
             self._watch()
         else:
             self.close()
 
-    def uncork(self) -> None:
-        """What has gathered goes out in one write."""
-        self._uncork()
-
     def data_now(self, data: bytes) -> None:
         """The same, and what has gathered goes out in one write."""
         self.data(data)
-        self._uncork()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the client is behind with reading."""
-        return len(self._unsent) > HIGH_WATER_BYTES
+        self.uncork()
 
     def _next(self) -> None:
         if not self._dead and self._handler is None:
@@ -238,24 +289,9 @@ class Connection:
             self._reset_alarm()
 
     def _send_head(self, command: ClientHead, request: Request | None) -> None:
-        status, length = command.status, command.length
-        headers: Headers = list(command.headers)
-        names = {name.lower() for name, _ in headers}
-        self._bodiless = status in _BODILESS or (request is not None and request.method == "HEAD")
-        if length is not None and status not in _BODILESS:
-            headers.append(("Content-Length", str(length)))
-        elif not self._bodiless and "content-length" not in names:
-            self._chunked = request is None or request.chunks_allowed
-            if self._chunked:
-                headers.append(("Transfer-Encoding", "chunked"))
-            else:
-                self._keep = False
-        if "date" not in names:
-            headers.append(("Date", self._loop.date()))
-        headers.append(("Connection", "keep-alive" if self._keep else "close"))
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}"]
-        lines += [f"{name}: {_safe(value)}" for name, value in headers]
-        self._write("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+        framing = self._framing = frame(command, request, self._keep, self._loop.date())
+        self._keep = framing.keep
+        self._write(framing.head)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -273,7 +309,8 @@ class Connection:
             self._watch()
             self._throttle()
 
-    def _uncork(self) -> None:
+    def uncork(self) -> None:
+        """What has gathered goes out in one write."""
         corked, self._corked = self._corked, None
         if corked:
             self._write(b"".join(corked))
@@ -284,18 +321,15 @@ class Connection:
         except BlockingIOError:
             return 0
         except OSError:
-            self._loop.call_soon(self._leave_if_alive)
+            self._loop.call_soon(self._leave)
             return len(data)
-
-    def _leave_if_alive(self) -> None:
-        if not self._dead:
-            self._leave()
 
     def _flush(self) -> None:
         sent = self._try_send(self._unsent)
         del self._unsent[:sent]
         if self._unsent:
             if sent:
+                self._unread = None
                 self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
             self._throttle()
             return
@@ -312,13 +346,17 @@ class Connection:
             self._paused = paused
             if self._handler is not None:
                 self._handler.pause(paused)
+            elif not paused:
+                self._loop.call_soon(self._next)
 
     def _watch(self) -> None:
         if self._dead:
             return
-        behind = self._handler is not None and bool(self._parser.requests)
-        full = self._body_limit is None and self._request is not None and len(self._request.body) > READ_BYTES
-        interest = GONE | (WRITE if self._unsent else 0) | (0 if behind or full else READ)
+        behind = not self._ending and (bool(self._parser.requests) or self._fault is not None)
+        full = self._body_wait is None and self._request is not None and self._request.size > READ_BYTES
+        interest = (WRITE if self._unsent else 0) | (0 if behind or full or self._half_closed else READ)
+        if not self._hung_up and not self._half_closed:
+            interest |= GONE
         if interest != self._interest:
             self._interest = interest
             self._loop.modify(self._descriptor, interest)
@@ -329,25 +367,40 @@ class Connection:
         if self._dead or self._unsent or self._ending:
             return
         now = time.monotonic()
-        if self._body_limit is not None:
-            self._alarm.move(now + BODY_TIMEOUT_S)
+        if self._body_wait is not None and self._request is not None:
+            self._alarm.move(self._body_wait.deadline(self._request.size, now))
         elif self._handler is not None:
             self._alarm.move(None)
-        elif not self._parser.in_head:
+        elif self._parser.in_head:
+            self._head_until = self._head_until or now + HEAD_TIMEOUT_S
+            self._alarm.move(self._head_until)
+        else:
             self._alarm.move(now + IDLE_TIMEOUT_S)
 
     def _too_late(self) -> None:
-        handler = self._handler
-        if handler is None or self._unsent or self._ending:
+        if self._unsent and self._still_reads():
+            self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
+        elif self._unsent or self._ending:
             self._leave()
-        else:
-            self._keep = False
+        elif self._handler is not None:
             self._fail_body(RequestTimeout("The request's body came too slowly."))
+        elif self._parser.in_head:
+            self._refuse(BadRequestBytes(408, "The request's head came too slowly."))
+        else:
+            self._leave()
+
+    def _still_reads(self) -> bool:
+        """
+        Whether the client has read since the last time; the first time counts as if it had. What lies in the system's
+        own buffer can take a slow reader minutes, in which nothing can be written.
+        """
+        before, self._unread = self._unread, unread_bytes(self.socket)
+        return before is None or self._unread < before
 
     def _fail_body(self, error: MiddlewareError) -> None:
         """The body that the handler waits for will not come."""
-        if self._handler is not None and self._body_limit is not None:
-            self._body_limit = None
+        if self._handler is not None and self._body_wait is not None:
+            self._body_wait = None
             self._handler.refuse(error)
 
     def _end(self) -> None:
@@ -356,12 +409,16 @@ class Connection:
         if self._unsent:
             self._watch()
             return
+        if self._half_closed or self._reset:
+            self.close()
+            return
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.close()
             return
         self._alarm.move(time.monotonic() + LINGER_S)
+        self._watch()
 
     def drain(self) -> None:
         """The server's grace is over."""
@@ -378,10 +435,14 @@ class Connection:
         self._dead = True
         self._alarm.move(None)
         self._loop.unregister(self._descriptor)
+        if self._reset:
+            reset_at_close(self.socket)
         self.socket.close()
+        self._drop_body(self._request)
+        for request in self._parser.requests:
+            request.drop_body()
         self._closed(self)
 
-
-def _safe(value: str) -> str:
-    """A header value that can't break the head, whoever made it."""
-    return value.replace("\r", " ").replace("\n", " ")
+    def _drop_body(self, request: Request | None) -> None:
+        if request is not None and not self._body_given:
+            request.drop_body()
