@@ -80,9 +80,8 @@ class Connection:
         self._dead = False
         self._hung_up = False  # the client sends no more; some of what it sent may be unread
         self._half_closed = False  # and everything that it sent is read
+        self._probed = self._reset = False
         self._unread: int | None = None
-        self._probed = False
-        self._reset = False
         self._interest = READ | GONE
         self._alarm = Alarm(loop, self._too_late)
         loop.register(self._descriptor, self._interest, self._ready)
@@ -152,9 +151,8 @@ class Connection:
 
     def _probe(self) -> None:
         """
-        A client that left looks like one that only stopped sending, until it gets something: then its system answers
-        with a reset. So it gets what means nothing: an interim answer before the head (RFC 9110, 15.2), afterwards a
-        leading zero of the next chunk's size (RFC 9112, 7.1).
+        A client that left looks like one that only stopped sending, until what it gets is answered with a reset. So it
+        gets what means nothing: an interim answer, then a leading zero of a chunk's size (RFC 9110, 15.2; 9112, 7.1).
         """
         if self._probed or self._unsent or self._request is None:
             return
@@ -183,10 +181,7 @@ class Connection:
     # -- requests -----------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """
-        Begin the next request if none is being served; hand on its body. The next one waits until the answers before it
-        are as good as sent, and what follows the last one is refused.
-        """
+        """Begin the next request once the answers before it are as good as sent; hand on its body."""
         self._hand_on_body()
         queue = self._parser.requests
         while self._handler is None and queue and not self._ending and not self._paused:
@@ -206,8 +201,8 @@ class Connection:
 
     def want_body(self, max_bytes: int, when_whole: Callable[[], None] | None = None) -> None:
         """
-        The handler waits for the body, of which more than this is too much. Where `when_whole` is given it is called
-        in place of the handler's `body`, and the body stays in the request, which is the handler's to drop.
+        The handler waits for the body, of which more than this is too much. `when_whole`, where given, is called
+        instead of its `body`, and the body stays in the request, which is the handler's to drop.
         """
         self._body_wait = BodyWait(max_bytes, when_whole, time.monotonic())
         request = self._request
@@ -304,8 +299,9 @@ class Connection:
         if not self._unsent:
             data = data[self._try_send(data) :]
         if data and not self._dead:
+            if not self._unsent:  # what is added to what lies here already gives the client no more time
+                self._gave()
             self._unsent += data
-            self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
             self._watch()
             self._throttle()
 
@@ -329,8 +325,7 @@ class Connection:
         del self._unsent[:sent]
         if self._unsent:
             if sent:
-                self._unread = None
-                self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
+                self._gave()
             self._throttle()
             return
         self._throttle()
@@ -339,6 +334,11 @@ class Connection:
         else:
             self._watch()
             self._reset_alarm()
+
+    def _gave(self) -> None:
+        """From now on the client has its time to read."""
+        self._unread = None
+        self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
 
     def _throttle(self) -> None:
         paused = len(self._unsent) > (LOW_WATER_BYTES if self._paused else HIGH_WATER_BYTES)
@@ -391,8 +391,8 @@ class Connection:
 
     def _still_reads(self) -> bool:
         """
-        Whether the client has read since the last time; the first time counts as if it had. What lies in the system's
-        own buffer can take a slow reader minutes, in which nothing can be written.
+        Whether the client has read since it was last asked about; the first time counts as if it had. What the system
+        holds can take a slow reader minutes, in which nothing can be written.
         """
         before, self._unread = self._unread, unread_bytes(self.socket)
         return before is None or self._unread < before
@@ -416,9 +416,9 @@ class Connection:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.close()
-            return
-        self._alarm.move(time.monotonic() + LINGER_S)
-        self._watch()
+        else:
+            self._alarm.move(time.monotonic() + LINGER_S)
+            self._watch()
 
     def drain(self) -> None:
         """The server's grace is over."""
@@ -439,8 +439,7 @@ class Connection:
             reset_at_close(self.socket)
         self.socket.close()
         self._drop_body(self._request)
-        for request in self._parser.requests:
-            request.drop_body()
+        self._parser.drop()
         self._closed(self)
 
     def _drop_body(self, request: Request | None) -> None:

@@ -211,6 +211,12 @@ class RequestParser:
         if self._body_bytes > MAX_FRAMING_BYTES + MAX_FRAMING_RATIO * size:
             raise BadRequestBytes(400, "The request's body is almost nothing but framing.")
 
+    def drop(self) -> None:
+        """Nobody will take what is here."""
+        for request in self.requests:
+            request.drop_body()
+        self.requests.clear()
+
     # -- llhttp calls these -------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:

@@ -12,7 +12,7 @@ from tests.server.generated import connections, split
 from tests.server.strict_http import Ask
 
 EXAMPLES = settings(
-    max_examples=1200,
+    max_examples=800,
     deadline=None,
     derandomize=True,
     database=None,

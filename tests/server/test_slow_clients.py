@@ -275,6 +275,28 @@ def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         assert wait_until(lambda: not server.connections)
 
 
+class Beating(Serving):
+    """More than any buffer holds, and then a little again and again."""
+
+    def start(self) -> None:
+        self.connection.head(ClientHead(200, [], None))
+        self.connection.data_now(b"x" * (16 * MIB))
+        self.beat()
+
+    def beat(self) -> None:
+        if not self.is_gone.is_set():
+            self.connection.data_now(b"\r\n")
+            self.connection._loop.at(time.monotonic() + SOON_S / 4, self.beat)
+
+
+def test_a_client_that_never_reads_is_given_up_whatever_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", SOON_S)
+    with LoopServer(Beating) as server, server.connect(rcvbuf=64 * KIB) as client:
+        client.sendall(ASK)
+        assert wait_until(lambda: bool(server.handlers))
+        assert server.handlers[0].is_gone.wait(WAIT_S)  # type: ignore[attr-defined]
+
+
 def slowly(client: socket.socket, size: int, each: int) -> bytes:
     """Read so much, in small sips."""
     received = b""
@@ -285,12 +307,12 @@ def slowly(client: socket.socket, size: int, each: int) -> bytes:
 
 
 def test_a_client_that_reads_slowly_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", 1.0)
-    with LoopServer(Flood) as server, server.connect(rcvbuf=16 * KIB) as client:
+    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", 0.4)
+    with LoopServer(Flood) as server, server.connect(rcvbuf=256 * KIB) as client:
         client.sendall(ASK)
-        slowly(client, 4 * MIB, 8 * KIB)
+        slowly(client, 2 * MIB, 2 * KIB)
         client.shutdown(socket.SHUT_WR)
-        assert len(read_all(client)) > Flood.size - 4 * MIB - 64 * KIB
+        assert len(read_all(client)) > Flood.size - 2 * MIB - 64 * KIB
 
 
 # -- pipelining beyond measure ------------------------------------------------------------------------------
