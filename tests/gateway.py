@@ -239,10 +239,8 @@ class RawClient:
         """(the chunked body that is still to come, whether it ended with its final chunk)."""
         data = self._buffer
         try:
-            while part := self.socket.recv(65536):
+            while not data.endswith(b"0\r\n\r\n") and (part := self.socket.recv(65536)):
                 data += part
-                if data.endswith(b"0\r\n\r\n"):
-                    break
         except ConnectionResetError:
             pass
         return unchunk(data)

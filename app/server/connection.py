@@ -10,56 +10,42 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Protocol
 
-from app.errors import BadRequest, MiddlewareError, RequestTimeout
-from app.proxy.events import ClientHead, Headers
-from app.proxy.headers import header_lines
-from app.server.express import Express, Ride
-from app.server.loop import GONE, READ, WRITE, Alarm, Loop
+from app.errors import MiddlewareError, Overloaded, RequestTimeout
+from app.proxy.events import ClientHead
+from app.server.body_wait import BodyWait
+from app.server.express import Express, Gathering, Ride
+from app.server.framing import Framing, frame
+from app.server.handler import Handler
+from app.server.loop import GONE, NEVER, READ, WRITE, Alarm, Loop
 from app.server.refusals import refusal_body
 from app.server.requests import BadRequestBytes, Request, RequestParser
+from app.server.sockets import BROKEN, reset_at_close, unread_bytes
+from app.server.uploads import EVERYBODY, Uploads, UploadsFull
 
 READ_BYTES = 65536
-#: A known request that is larger is left to the parser.
-MAX_GATHERED_BYTES = 1024 * 1024
 #: A whole head must come within this, however it trickles.
 HEAD_TIMEOUT_S = 30.0
-#: The longest silence inside a body.
-BODY_TIMEOUT_S = 30.0
 #: How long a connection may wait for its next request.
 IDLE_TIMEOUT_S = 75.0
 #: How long a client may leave its answer unread.
 WRITE_TIMEOUT_S = 60.0
 #: After the last answer: time for the client to read it before the connection is gone.
 LINGER_S = 2.0
+#: What a client may go on sending after its last answer; it can't read that answer while a reset is on its way.
+LINGER_BYTES = 16 * 1024 * 1024
 #: Unsent bytes at which the source is stopped, and at which it may go on.
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
-#: A body for Flask; each of its routes has a smaller limit of its own.
-MAX_FLASK_BODY_BYTES = 64 * 1024 * 1024
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
-_BODILESS = frozenset({204, 304})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Handler(Protocol):
-    """What serves one request: a relay, or a thread that runs Flask."""
-
-    def start(self) -> None: ...
-    def body(self, data: bytes) -> None: ...
-    def gone(self) -> None: ...
-    def drain(self) -> None: ...
-    def pause(self, paused: bool) -> None: ...
-    def refuse(self, error: MiddlewareError) -> None: ...
 
 
 class Connection:
     """
     handler_for  -- (connection, request) -> who serves it; `None` as its body limit means the whole body is wanted
     closed       -- called once, at the very end
+    room         -- where bodies wait until they are whole
     express      -- takes the requests that it knows
     """
 
@@ -70,6 +56,7 @@ class Connection:
         peer: str,
         handler_for: Callable[[Connection, Request], Handler],
         closed: Callable[[Connection], None],
+        room: Uploads = EVERYBODY,
         express: Express | None = None,
     ) -> None:
         self.socket = sock
@@ -80,21 +67,27 @@ class Connection:
         self._closed = closed
         self._express = express
         self._waits = express is not None  # for the first bytes of a request
-        self._gathered: bytearray | None = None  # a known request whose body is not complete
-        self._wanted_bytes = 0
+        self._gathering: Gathering | None = None
         self._descriptor = sock.fileno()
-        self._parser = RequestParser()
+        self._parser = RequestParser(room)
         self._request: Request | None = None
         self._handler: Handler | None = None
-        self._body_limit: int | None = None  # set while the handler waits for the body
-        self._chunked = False
-        self._bodiless = False
+        self._body_wait: BodyWait | None = None  # while the handler waits for the body
+        self._body_given = False
+        self._head_until: float | None = None
+        self._fault: BadRequestBytes | None = None  # what came after the requests that are here
+        self._framing: Framing | None = None  # of the answer, once its head is out
         self._keep = True
         self._unsent = bytearray()
         self._corked: list[bytes] | None = None
         self._paused = False
         self._ending = False  # the last answer is out or on its way; what still comes is thrown away
+        self._thrown_away = 0
         self._dead = False
+        self._hung_up = False  # the client sends no more; some of what it sent may be unread
+        self._half_closed = False  # and everything that it sent is read
+        self._probed = self._reset = False
+        self._unread: int | None = None
         self._interest = READ | GONE
         self._alarm = Alarm(loop, self._too_late)
         loop.register(self._descriptor, self._interest, self._ready)
@@ -102,40 +95,24 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        return self._handler is None and not self._parser.in_head
+        """It waits for a request or for the rest of its head: closing it loses nothing that was asked for."""
+        return self._handler is None and not self._unsent and not self._parser.requests
 
     # -- the socket ---------------------------------------------------------------------------------
 
     def _ready(self, event: int) -> None:
-        if event == READ and self._waits:
-            self._read_ahead()
-            return
         if event & WRITE:
             self._flush()
+        elif event & (BROKEN | GONE) and isinstance(self._handler, Ride):
+            self._handler.hand_over()
         if event & READ and not self._dead:
             self._read()
+        elif event & BROKEN and not self._dead:
+            self._leave()
         elif event & GONE and not self._dead:
-            self._leave()
-
-    def _read_ahead(self) -> None:
-        """A request begins: most of them are taken by the shortcut."""
-        try:
-            data = self.socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._leave()
-            return
-        self._waits = False
-        size = self._express.take(self, data) if self._express is not None else 0
-        if size <= len(data) or size > MAX_GATHERED_BYTES:
-            if size != len(data):
-                self._take(data)
-            return
-        self._gathered, self._wanted_bytes = bytearray(data), size
-        self._alarm.move(time.monotonic() + BODY_TIMEOUT_S)
+            self._hung_up = True
+            self._probe()
+            self._watch()
 
     def _read(self) -> None:
         try:
@@ -143,60 +120,88 @@ class Connection:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
             self._leave()
-        elif self._gathered is not None:
-            self._gather(data)
+            return
+        if not data:
+            self._end_of_input()
+        elif self._waits or self._gathering is not None:
+            self._begin(data)
         elif not self._ending:
             self._take(data)
-
-    def _gather(self, data: bytes) -> None:
-        gathered = self._gathered
-        if gathered is None:
-            return
-        gathered += data
-        if len(gathered) < self._wanted_bytes:
-            self._alarm.postpone(time.monotonic() + BODY_TIMEOUT_S)
         else:
-            self._end_gathering(whole=True)
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES:
+                self._leave()
 
-    def _end_gathering(self, *, whole: bool) -> None:
-        """Go on with what there is: as a whole request, or as the beginning of one."""
-        gathered, self._gathered = self._gathered, None
-        if gathered is None:
-            return
-        data = bytes(gathered)
-        if not (whole and self._express is not None and self._express.take(self, data) == len(data)):
+    def _begin(self, data: bytes) -> None:
+        """A request begins, or goes on to: the shortcut takes it, gathers it, or leaves it to the parser."""
+        self._waits = False
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None:
+            data = gathering.end(data)
+        size = self._express.take(self, data) if self._express is not None else 0
+        if size > len(data) and self._express is not None:
+            self._gathering = self._express.gather(data, size, gathering)
+        if self._gathering is not None:
+            self._alarm.move(self._gathering.until)
+        elif size != len(data):
             self._take(data)
 
     def _take(self, data: bytes) -> None:
-        try:
-            self._parser.feed(data)
-        except BadRequestBytes as error:
-            self._corked = self._corked or []
-            self._advance()
-            self._uncork()
-            self._refuse(error)
-            return
+        if self._fault is None:
+            try:
+                self._parser.feed(data)
+            except BadRequestBytes as error:
+                self._fault = error
         self._advance()
         self._reset_alarm()
 
+    def _end_of_input(self) -> None:
+        """
+        The client sends no more, and may still read: what it asked for is answered (RFC 9112, 9.6). It is gone where it
+        waits for nothing, and where the body that we wait for can't become whole.
+        """
+        if self._gathering is not None:
+            self._leave()
+            return
+        if isinstance(self._handler, Ride):
+            self._handler.hand_over()
+        self._half_closed = True
+        queue = self._parser.requests
+        if self._fault is None and queue and not queue[-1].complete:
+            queue.pop().drop_body()
+        waiting = self._handler is not None or bool(queue) or self._fault is not None or bool(self._unsent)
+        if self._ending or self._body_wait is not None or not waiting:
+            self._leave()
+            return
+        self._keep = self._keep and bool(queue)
+        self._probe()
+        self._advance()
+
+    def _probe(self) -> None:
+        """
+        A client that left looks like one that only stopped sending, until what it gets is answered with a reset. So it
+        gets what means nothing: an interim answer, then a leading zero of a chunk's size (RFC 9110, 15.2; 9112, 7.1).
+        """
+        if self._probed or self._unsent or self._request is None:
+            return
+        self._probed = True
+        framing = self._framing
+        if framing is None and self._request.chunks_allowed:
+            self._write(CONTINUE)
+        elif framing is not None and framing.chunked:
+            self._write(b"0")
+
     def _leave(self) -> None:
-        """The client closed its side, or the connection broke."""
+        """The connection broke, or its time is over."""
         handler, self._handler = self._handler, None
         self.close()
         if handler is not None:
             handler.gone()
 
     def _refuse(self, error: BadRequestBytes) -> None:
-        """Bytes that are no request: say so, unless an answer to an earlier one is still on its way, and close."""
+        """Bytes that are no request: say so and close."""
         self._keep = False
-        if self._handler is not None:
-            # The answer to an earlier request is on its way, or the fault is in the body of the current one.
-            self._fail_body(BadRequest("The request's body is not framed as HTTP/1.1 asks."))
-            self._ending = True
-            return
         body = refusal_body(error.status, str(error))
         self._send_head(ClientHead(error.status, [("Content-Type", "application/json")], len(body)), None)
         self._write(body)
@@ -205,16 +210,22 @@ class Connection:
     # -- requests -----------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Begin the next request if none is being served; hand on its body."""
+        """Begin the next request once the answers before it are as good as sent; hand on its body."""
         self._hand_on_body()
-        while self._handler is None and self._parser.requests and not self._ending:
-            request = self._request = self._parser.requests.popleft()
-            self._keep = request.keep_alive and not self.stopping
-            self._chunked = self._bodiless = False
+        queue = self._parser.requests
+        while self._handler is None and queue and not self._ending and not self._paused:
+            request = self._request = queue.popleft()
+            self._keep = request.keep_alive and not self.stopping and not (self._half_closed and not queue)
+            self._body_wait = self._framing = self._head_until = None
+            self._body_given = False
             handler = self._handler = self._handler_for(self, request)
-            self._body_limit = None
             handler.start()
             self._hand_on_body()
+        if self._handler is None and not queue and not self._ending:
+            if self._fault is not None:
+                self._refuse(self._fault)
+            elif self._half_closed:
+                self._end()
         self._watch()
 
     # -- for the shortcut -----------------------------------------------------------------------------
@@ -222,25 +233,26 @@ class Connection:
     def ride(self, ride: Ride) -> None:
         """`ride` serves the request that has just come."""
         self._handler = ride
+        self._alarm.postpone(NEVER)  # the shortcut keeps its own deadlines
 
     def arrived(self, answer: bytes) -> None:
         """The whole answer to it."""
         self._handler = None
         self._write(answer)
-        if self._parser.requests or self.stopping:
-            self._keep = not self.stopping
-            self._loop.call_soon(self._next if self._keep else self._end)
-            return
-        self._waits = self._parser.is_clean
-        if not self._unsent:
-            self._alarm.postpone(time.monotonic() + IDLE_TIMEOUT_S)
+        if self._parser.is_clean and not self.stopping:
+            self._waits = True
+            if not self._unsent:
+                self._alarm.postpone(time.monotonic() + IDLE_TIMEOUT_S)
+        elif not self._dead:
+            self._loop.call_soon(self._end if self.stopping else self._next)
 
     def hand_over(self, handler: Handler, request: Request) -> None:
         """`handler` serves `request`, which is complete, instead; `start_handler` follows."""
         self._handler, self._request = handler, request
         self._keep = not self.stopping
-        self._chunked = self._bodiless = False
-        self._body_limit = None
+        self._body_wait = self._framing = self._head_until = None
+        self._body_given = False
+        self._alarm.move(None)
 
     def start_handler(self) -> None:
         if self._handler is not None:
@@ -255,23 +267,35 @@ class Connection:
 
     # -- bodies ---------------------------------------------------------------------------------------
 
-    def want_body(self, max_bytes: int) -> None:
-        """The handler waits for the body, of which more than this is too much."""
-        self._body_limit = max_bytes
+    def want_body(self, max_bytes: int, when_whole: Callable[[], None] | None = None) -> None:
+        """
+        The handler waits for the body, of which more than this is too much. `when_whole`, where given, is called
+        instead of its `body`, and the body stays in the request, which is the handler's to drop.
+        """
+        self._body_wait = BodyWait(max_bytes, when_whole, time.monotonic())
         request = self._request
-        if request is not None and request.expects and not request.complete and not request.body:
+        if request is not None and request.expects and not request.complete and not request.size:
             self._write(CONTINUE)
         self._hand_on_body()
 
     def _hand_on_body(self) -> None:
-        request, handler, limit = self._request, self._handler, self._body_limit
-        if request is None or handler is None or limit is None:
+        request, handler, wait = self._request, self._handler, self._body_wait
+        if request is None or handler is None or wait is None:
             return
-        if request.complete or len(request.body) > limit:
-            self._body_limit = None
-            body = bytes(memoryview(request.body)[: limit + 1])
-            request.body = bytearray()
-            handler.body(body)
+        if request.complete or request.size > wait.limit:
+            self._body_wait = None
+            if wait.when_whole is not None and request.size <= wait.limit:
+                self._body_given = True
+                wait.when_whole()
+                return
+            try:
+                body = request.take_body(0 if wait.when_whole is not None else wait.limit + 1)
+            except UploadsFull:
+                handler.refuse(Overloaded("The body was lost while it was kept.", retry_after_s=1))
+            else:
+                handler.body(body)
+        elif self._fault is not None:
+            self._fail_body(self._fault.in_body())
 
     # -- answers: for the handler ---------------------------------------------------------------------
 
@@ -281,25 +305,28 @@ class Connection:
         self._send_head(command, request)
 
     def data(self, data: bytes) -> None:
-        if self._bodiless or self._dead or not data:
+        framing = self._framing
+        if self._dead or not data or framing is None or framing.bodiless:
             return
-        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if framing.chunked else data)
         if self._corked is not None and sum(map(len, self._corked)) > LOW_WATER_BYTES:
-            self._uncork()
+            self.uncork()
 
     @property
     def passes_chunks(self) -> bool:
-        return self._chunked and not self._bodiless and self._corked is None
+        framing = self._framing
+        return framing is not None and framing.chunked and not framing.bodiless and self._corked is None
 
     def chunks(self, data: bytes) -> None:
         self._write(data)
 
     def finish(self) -> None:
         """The answer is complete."""
-        if self._chunked and not self._bodiless:
+        if self._framing is not None and self._framing.chunked:
             self._write(b"0\r\n\r\n")
         request, self._request, self._handler = self._request, None, None
-        self._uncork()
+        self._drop_body(request)
+        self.uncork()
         # A body that was not read to its end stands between here and the next request.
         if not self._keep or (request is not None and not request.complete):
             self._end()
@@ -308,53 +335,36 @@ class Connection:
 
     def abort(self) -> None:
         """The answer will never be complete: break the connection so that the client can see it."""
+        self._drop_body(self._request)
         self._request, self._handler = None, None
-        self._uncork()
+        framing = self._framing
+        if self._probed and framing is not None and framing.chunked:
+            self._write(b"1\r\n")  # the zero of the probe must not pass for the last chunk
+        self.uncork()
         self._ending = True
+        self._reset = framing is not None and framing.undelimited
         if self._unsent:
             self._alarm.move(time.monotonic() + LINGER_S)
             self._watch()
         else:
             self.close()
 
-    def uncork(self) -> None:
-        """What has gathered goes out in one write."""
-        self._uncork()
-
     def data_now(self, data: bytes) -> None:
         """The same, and what has gathered goes out in one write."""
         self.data(data)
-        self._uncork()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the client is behind with reading."""
-        return len(self._unsent) > HIGH_WATER_BYTES
+        self.uncork()
 
     def _next(self) -> None:
         if not self._dead and self._handler is None:
             self._advance()
             self._reset_alarm()
-            self._waits = self._express is not None and self._handler is None and self._parser.is_clean
+            idle = self._handler is None and self._parser.is_clean and self._fault is None
+            self._waits = idle and self._express is not None and not (self._ending or self._half_closed)
 
     def _send_head(self, command: ClientHead, request: Request | None) -> None:
-        status, length = command.status, command.length
-        headers: Headers = list(command.headers)
-        names = {name.lower() for name, _ in headers}
-        self._bodiless = status in _BODILESS or (request is not None and request.method == "HEAD")
-        if length is not None and status not in _BODILESS:
-            headers.append(("Content-Length", str(length)))
-        elif not self._bodiless and "content-length" not in names:
-            self._chunked = request is None or request.chunks_allowed
-            if self._chunked:
-                headers.append(("Transfer-Encoding", "chunked"))
-            else:
-                self._keep = False
-        if "date" not in names:
-            headers.append(("Date", self._loop.date_bytes().decode()))
-        headers.append(("Connection", "keep-alive" if self._keep else "close"))
-        line = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n".encode()
-        self._write(b"%b%b\r\n" % (line, header_lines(headers)))
+        framing = self._framing = frame(command, request, self._keep, self._loop.date_bytes().decode())
+        self._keep = framing.keep
+        self._write(framing.head)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -367,12 +377,14 @@ class Connection:
         if not self._unsent:
             data = data[self._try_send(data) :]
         if data and not self._dead:
+            if not self._unsent:  # what is added to what lies here already gives the client no more time
+                self._gave()
             self._unsent += data
-            self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
             self._watch()
             self._throttle()
 
-    def _uncork(self) -> None:
+    def uncork(self) -> None:
+        """What has gathered goes out in one write."""
         corked, self._corked = self._corked, None
         if corked:
             self._write(b"".join(corked))
@@ -383,19 +395,15 @@ class Connection:
         except BlockingIOError:
             return 0
         except OSError:
-            self._loop.call_soon(self._leave_if_alive)
+            self._loop.call_soon(self._leave)
             return len(data)
-
-    def _leave_if_alive(self) -> None:
-        if not self._dead:
-            self._leave()
 
     def _flush(self) -> None:
         sent = self._try_send(self._unsent)
         del self._unsent[:sent]
         if self._unsent:
             if sent:
-                self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
+                self._gave()
             self._throttle()
             return
         self._throttle()
@@ -405,19 +413,28 @@ class Connection:
             self._watch()
             self._reset_alarm()
 
+    def _gave(self) -> None:
+        """From now on the client has its time to read."""
+        self._unread = None
+        self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
+
     def _throttle(self) -> None:
         paused = len(self._unsent) > (LOW_WATER_BYTES if self._paused else HIGH_WATER_BYTES)
         if paused is not self._paused:
             self._paused = paused
             if self._handler is not None:
                 self._handler.pause(paused)
+            elif not paused:
+                self._loop.call_soon(self._next)
 
     def _watch(self) -> None:
         if self._dead:
             return
-        behind = self._handler is not None and bool(self._parser.requests)
-        full = self._body_limit is None and self._request is not None and len(self._request.body) > READ_BYTES
-        interest = GONE | (WRITE if self._unsent else 0) | (0 if behind or full else READ)
+        behind = not self._ending and (bool(self._parser.requests) or self._fault is not None)
+        full = self._body_wait is None and self._request is not None and self._request.size > READ_BYTES
+        interest = (WRITE if self._unsent else 0) | (0 if behind or full or self._half_closed else READ)
+        if not self._hung_up and not self._half_closed:
+            interest |= GONE
         if interest != self._interest:
             self._interest = interest
             self._loop.modify(self._descriptor, interest)
@@ -428,31 +445,43 @@ class Connection:
         if self._dead or self._unsent or self._ending:
             return
         now = time.monotonic()
-        if self._body_limit is not None:
-            self._alarm.move(now + BODY_TIMEOUT_S)
+        if self._body_wait is not None and self._request is not None:
+            self._alarm.move(self._body_wait.deadline(self._request.size, now))
         elif self._handler is not None:
             self._alarm.move(None)
-        elif not self._parser.in_head:
+        elif self._parser.in_head:
+            self._head_until = self._head_until or now + HEAD_TIMEOUT_S
+            self._alarm.move(self._head_until)
+        else:
             self._alarm.move(now + IDLE_TIMEOUT_S)
 
     def _too_late(self) -> None:
-        if self._gathered is not None:
-            self._end_gathering(whole=False)
-            return
-        handler = self._handler
-        if isinstance(handler, Ride) and not self._unsent:
-            self._alarm.postpone(time.monotonic() + IDLE_TIMEOUT_S)
-            return
-        if handler is None or self._unsent or self._ending:
+        if self._unsent and self._still_reads():
+            self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
+        elif self._gathering is not None:
+            gathering, self._gathering = self._gathering, None
+            self._take(gathering.end(b""))
+        elif self._unsent or self._ending:
             self._leave()
-        else:
-            self._keep = False
+        elif self._handler is not None:
             self._fail_body(RequestTimeout("The request's body came too slowly."))
+        elif self._parser.in_head:
+            self._refuse(BadRequestBytes(408, "The request's head came too slowly."))
+        else:
+            self._leave()
+
+    def _still_reads(self) -> bool:
+        """
+        Whether the client has read since it was last asked about; the first time counts as if it had. What the system
+        holds can take a slow reader minutes, in which nothing can be written.
+        """
+        before, self._unread = self._unread, unread_bytes(self.socket)
+        return before is None or self._unread < before
 
     def _fail_body(self, error: MiddlewareError) -> None:
         """The body that the handler waits for will not come."""
-        if self._handler is not None and self._body_limit is not None:
-            self._body_limit = None
+        if self._handler is not None and self._body_wait is not None:
+            self._body_wait = None
             self._handler.refuse(error)
 
     def _end(self) -> None:
@@ -461,12 +490,16 @@ class Connection:
         if self._unsent:
             self._watch()
             return
+        if self._half_closed or self._reset:
+            self.close()
+            return
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.close()
-            return
-        self._alarm.move(time.monotonic() + LINGER_S)
+        else:
+            self._alarm.move(time.monotonic() + LINGER_S)
+            self._watch()
 
     def drain(self) -> None:
         """The server's grace is over."""
@@ -483,5 +516,15 @@ class Connection:
         self._dead = True
         self._alarm.move(None)
         self._loop.unregister(self._descriptor)
+        if self._reset:
+            reset_at_close(self.socket)
         self.socket.close()
+        self._drop_body(self._request)
+        if self._gathering is not None:
+            self._gathering.end(b"")
+        self._parser.drop()
         self._closed(self)
+
+    def _drop_body(self, request: Request | None) -> None:
+        if request is not None and not self._body_given:
+            request.drop_body()

@@ -38,11 +38,18 @@ from app.proxy.upstream import Connection as UpstreamConnection
 from app.server.idle import IdleConnections
 from app.server.loop import Alarm, Loop
 from app.server.requests import BadRequestBytes, Request, RequestParser
+from app.server.uploads import EVERYBODY
 
 if TYPE_CHECKING:
     from app.server.connection import Connection
 
 READ_BYTES = 65536
+#: A known request that is larger is left to the parser, which keeps large bodies on the disk.
+MAX_GATHERED_BYTES = 256 * 1024
+#: The same when so much is gathered for all clients.
+MAX_ALL_GATHERED_BYTES = 32 * 1024 * 1024
+#: And when it takes longer.
+GATHERING_S = 5.0
 #: How often long waits are looked for, and how long before its first deadline a request is handed over.
 SWEEP_S = 0.25
 
@@ -76,6 +83,7 @@ class Express:
         self.wall = edge.clock.wall
         #: Under way, the oldest first.
         self.rides: dict[Ride, None] = {}
+        self.gathered_bytes = 0
         self._turn = -1
         self._open = True
         self._sweeper = Alarm(loop, self._sweep)
@@ -106,6 +114,12 @@ class Express:
         if len(data) == size and not self._ride(connection, known, data[end + 4 :], now):
             return 0
         return size
+
+    def gather(self, data: bytes, size: int, before: Gathering | None) -> Gathering | None:
+        """Keep the beginning of a known request of `size` bytes; None where the parser should."""
+        if size > MAX_GATHERED_BYTES or self.gathered_bytes + size > MAX_ALL_GATHERED_BYTES:
+            return None
+        return Gathering(self, data, size, before.until if before is not None else self.monotonic() + GATHERING_S)
 
     def _is_open(self) -> bool:
         if self._turn != self.loop.turns:
@@ -162,6 +176,22 @@ class Express:
         """From now on everything is an exchange, also what is under way."""
         for ride in list(self.rides):
             ride.hand_over()
+
+
+class Gathering:
+    """The beginning of a known request whose body is not complete."""
+
+    def __init__(self, express: Express, data: bytes, size: int, until: float) -> None:
+        self._express = express
+        self._data = data
+        self._size = size
+        self.until = until
+        express.gathered_bytes += size
+
+    def end(self, data: bytes) -> bytes:
+        """All that there is, `data` being the last of it."""
+        self._express.gathered_bytes -= self._size
+        return self._data + data
 
 
 def parse_head(head: bytes) -> Request | None:
@@ -381,7 +411,7 @@ class Ride:
         head = self.known.head
         request = Request()
         request.method, request.target, request.headers = head.method, head.target, head.headers
-        request.body = bytearray(self.call.body)
+        request.append(self.call.body, EVERYBODY)
         request.complete = True
         return request
 

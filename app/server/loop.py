@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import os
 import select
 import threading
@@ -30,6 +31,8 @@ GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 #: A cap on every wait, so that the loop never depends on one wake-up alone.
 LONGEST_WAIT_S = 1.0
 MAX_EVENTS = 512
+#: A deadline that never comes, for `Alarm.postpone`.
+NEVER = math.inf
 #: So many cancelled timers are not worth clearing out.
 FEW_TIMERS = 64
 
@@ -189,16 +192,16 @@ class Alarm:
             self._timer = self._loop.at(deadline, self._due)
 
     def postpone(self, deadline: float) -> None:
-        """The same for a deadline that is known to be later than the one before: nothing but an assignment."""
+        """The same where the deadline is mostly later than the one before: then it is nothing but an assignment."""
         self._deadline = deadline
-        if self._timer is None:
+        if deadline < NEVER and (self._timer is None or deadline < self._timer[0]):
             self.move(deadline)
 
     def _due(self) -> None:
         self._timer = None
         deadline = self._deadline
         if deadline is not None and deadline > time.monotonic():
-            self.move(deadline)
+            self.move(deadline if deadline < NEVER else None)
         elif deadline is not None:
             self._deadline = None
             self._ring()

@@ -22,13 +22,15 @@ from app.proxy.collation import ListExchange, open_exchange
 from app.proxy.events import RequestHead
 from app.proxy.exchange import Exchange
 from app.proxy.gateway import Gateway
-from app.server.connection import Connection, Handler
+from app.server.connection import Connection
 from app.server.express import Express, relayed_head
 from app.server.flask_bridge import FlaskCall
+from app.server.handler import Handler
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Loop
 from app.server.relay import LoopRelay
 from app.server.requests import Request
+from app.server.uploads import Uploads
 from app.server.worker import AFTER_GRACE_S, LAST_WORDS_S
 
 #: Threads that only administration uses, so that relayed streams can't lock the operator out.
@@ -59,6 +61,7 @@ class LoopWorker(Worker):
         self._application: Callable[..., Iterable[bytes]] = application
         self._lifecycle: Lifecycle = application.extensions["middleware_lifecycle"]
         self._edge: Edge = application.extensions["middleware_edge"]
+        self._room = Uploads(application.extensions["middleware"].config.run_dir)
         self._idle = IdleConnections(self._loop, self._edge.upstreams, self._edge.upstreams.limits)
         self._express = Express(self._loop, self._edge, self._idle, self._resumable)
         sockets: list[Any] = self.sockets
@@ -104,7 +107,8 @@ class LoopWorker(Worker):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer = str(address[0]) if isinstance(address, tuple) else ""
                 closed = self._connections.discard
-                self._connections.add(Connection(self._loop, sock, peer, self._handler_for, closed, self._express))
+                shared = (self._room, self._express)
+                self._connections.add(Connection(self._loop, sock, peer, self._handler_for, closed, *shared))
 
         return ready
 

@@ -117,6 +117,10 @@ class Server:
         pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids]
         return max(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def threads(self) -> int:
+        """Of all processes together."""
+        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in self.pids)
+
     def request(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:

@@ -37,8 +37,10 @@ def upstream() -> Iterator[FakeProvider]:
         yield provider
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeProvider) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=["threads", "loop"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, upstream: FakeProvider
+) -> Iterator[Server]:
     folder: Path = tmp_path_factory.mktemp("http")
     keys = {f"{name}_API_KEYS": f"{KEY}{name}" for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
     origins = {f"{name}_BASE_URL": f"{upstream.origin}/base" for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
@@ -49,6 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeProvider) -> 
         MIDDLEWARE_PASSWORD=PASSWORD,
         ENABLE_RATE_LIMITING="false",
         MAX_REQUEST_SIZE="1048576",
+        DRIVER=request.param,
     ) as running:
         yield running
 

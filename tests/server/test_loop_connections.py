@@ -92,7 +92,7 @@ def test_a_client_that_expects_100_continue_gets_it_before_it_sends_its_body(cli
 def test_a_refused_request_gets_no_100_continue(client):
     client.send(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n")
     status, headers, _ = answer(client)
-    assert (status, headers["connection"]) == (404, "keep-alive") or status == 404
+    assert (status, headers["connection"]) == (404, "close")
 
 
 def test_head_has_a_length_and_no_body(client):
@@ -137,8 +137,9 @@ def test_an_http_1_0_client_gets_a_plain_stream_that_ends_with_the_connection(se
 )
 def test_what_smuggles_or_is_no_request_is_refused_and_the_connection_closed(server, provider, head):
     before = len(provider.received)
-    status, _, _ = server.raw(head)
-    assert status == 400
+    status, headers, _ = server.raw(head)
+    assert status in (400, 501)
+    assert headers["connection"] == "close"
     assert len(provider.received) == before
 
 
@@ -157,7 +158,7 @@ def test_a_head_beyond_the_limits_is_refused(server, head, status):
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client):
     client.send(HEAD + b"Content-Length: 999999999999\r\n\r\n")
     status, headers, body = answer(client)
-    assert (status, headers["connection"]) == (413, "keep-alive") or status == 413
+    assert (status, headers["connection"]) == (413, "close")
     assert json.loads(body)["error"]["code"] == "request_too_large"
 
 
