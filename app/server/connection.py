@@ -30,6 +30,8 @@ IDLE_TIMEOUT_S = 75.0
 WRITE_TIMEOUT_S = 60.0
 #: After the last answer: time for the client to read it before the connection is gone.
 LINGER_S = 2.0
+#: What a client may go on sending after its last answer; it can't read that answer while a reset is on its way.
+LINGER_BYTES = 16 * 1024 * 1024
 #: Unsent bytes at which the source is stopped, and at which it may go on.
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
@@ -84,6 +86,7 @@ class Connection:
         self._corked: list[bytes] | None = None
         self._paused = False
         self._ending = False  # the last answer is out or on its way; what still comes is thrown away
+        self._thrown_away = 0
         self._dead = False
         self._interest = READ | GONE
         self._alarm = Alarm(loop, self._too_late)
@@ -115,6 +118,10 @@ class Connection:
             self._leave()
         elif not self._ending:
             self._take(data)
+        else:
+            self._thrown_away += len(data)
+            if self._thrown_away > LINGER_BYTES:
+                self._leave()
 
     def _take(self, data: bytes) -> None:
         try:

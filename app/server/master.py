@@ -15,6 +15,7 @@ from gunicorn.arbiter import Arbiter
 
 from app import create_app
 from app.config import Config
+from app.server.requests import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from app.server.worker import AFTER_GRACE_S
 from app.telemetry import logs
 from app.telemetry.metrics import forget_process
@@ -84,9 +85,9 @@ def _settings(config: Config, open_files: int) -> dict[str, Any]:
         "keepalive": 30,
         "timeout": 120,
         "graceful_timeout": math.ceil(config.graceful_timeout_s + AFTER_GRACE_S),
-        "limit_request_line": 8190,
-        "limit_request_fields": 100,
-        "limit_request_field_size": 16384,
+        "limit_request_line": MAX_TARGET_BYTES,
+        "limit_request_fields": MAX_HEADERS,
+        "limit_request_field_size": MAX_HEADER_BYTES,
         "forwarded_allow_ips": "",
         "control_socket_disable": True,
         "proc_name": "ai-api-middleware",

@@ -15,7 +15,8 @@ from app.proxy.events import Headers
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 200
-MAX_TARGET_BYTES = 16 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+MAX_TARGET_BYTES = 8190
 #: Requests that a client may send ahead of their answers.
 MAX_AHEAD = 64
 
@@ -103,10 +104,13 @@ class RequestParser:
         lower = name.lower()
         if lower == b"host":
             self._hosts += 1
-        elif lower == b"expect" and value.lower() == b"100-continue":
+        elif lower == b"expect":
+            if value.lower() != b"100-continue":
+                raise BadRequestBytes(417, "Only 'Expect: 100-continue' is known.")
             self._current.expects = True
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEAD_BYTES:
+        size = len(name) + len(value)
+        self._header_bytes += size
+        if size > MAX_HEADER_BYTES or self._header_bytes > MAX_HEAD_BYTES:
             raise BadRequestBytes(431, "The request's head is too large.")
         headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
@@ -116,6 +120,8 @@ class RequestParser:
             raise BadRequestBytes(400, "A request has exactly one Host header.")
         request.method = parser.get_method().decode("ascii")
         request.target = self._target.decode("latin-1")
+        if request.target == "*" and request.method != "OPTIONS":
+            raise BadRequestBytes(400, "Only OPTIONS can ask the server as a whole.")
         request.keep_alive = parser.should_keep_alive()
         request.chunks_allowed = parser.get_http_version() != "1.0"
         self.in_head = False
