@@ -79,8 +79,8 @@ def _settings(config: Config, open_files: int) -> dict[str, Any]:
         "workers": config.workers,
         "threads": config.threads,
         "worker_class": WORKER_CLASSES[config.driver],
-        # Kept-alive connections beyond the threads wait in the poller.
-        "worker_connections": min(max(1000, 4 * config.threads), affordable),
+        # With threads, kept-alive connections beyond them wait in the poller; the loop bears what there are files for.
+        "worker_connections": affordable if config.driver == "loop" else min(max(1000, 4 * config.threads), affordable),
         "backlog": 4096,
         "keepalive": 30,
         "timeout": 120,
