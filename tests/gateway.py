@@ -269,7 +269,7 @@ class RawClient:
 
     def rest(self) -> tuple[bytes, bool]:
         """(the chunked body that is still to come, whether it ended with its final chunk)."""
-        data = self._buffer
+        data, self._buffer = self._buffer, b""
         try:
             while not data.endswith(b"0\r\n\r\n") and (part := self.socket.recv(65536)):
                 data += part
