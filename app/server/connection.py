@@ -61,6 +61,7 @@ class Connection:
     ) -> None:
         self.socket = sock
         self.peer = peer
+        self.peer_key = peer.encode() + b" "
         self.stopping = False  # no further requests: the server ends
         self._loop = loop
         self._handler_for = handler_for
@@ -96,7 +97,7 @@ class Connection:
     @property
     def idle(self) -> bool:
         """It waits for a request or for the rest of its head: closing it loses nothing that was asked for."""
-        return self._handler is None and not self._unsent and not self._parser.requests
+        return self._handler is None and not self._unsent and not self._parser.requests and self._gathering is None
 
     # -- the socket ---------------------------------------------------------------------------------
 

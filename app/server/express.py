@@ -53,6 +53,8 @@ GATHERING_S = 5.0
 #: How often long waits are looked for, and how long before its first deadline a request is handed over.
 SWEEP_S = 0.25
 
+#: (request, address of the client) -> the head as the core takes it; None where the core is not asked
+MakeHead = Callable[[Request, str], RequestHead | None]
 #: (client connection, head, gateway, began, wall) -> what serves the request
 MakeRelay = Callable[["Connection", RequestHead, Gateway, float, float], "Resumable"]
 
@@ -72,10 +74,13 @@ class Resumable(Protocol):
 class Express:
     """One for each worker."""
 
-    def __init__(self, loop: Loop, edge: Edge, idle: IdleConnections, make_relay: MakeRelay) -> None:
+    def __init__(
+        self, loop: Loop, edge: Edge, idle: IdleConnections, make_head: MakeHead, make_relay: MakeRelay
+    ) -> None:
         self.loop = loop
         self.edge = edge
         self.idle = idle
+        self.make_head = make_head
         self.make_relay = make_relay
         self.memory = Memory(edge.gateway)
         self.keys = edge.gateway.keys
@@ -102,6 +107,7 @@ class Express:
         if split is None:
             return 0
         key, length = split
+        key = connection.peer_key + key
         now = self.monotonic()
         known = self.memory.find(key, now)
         if known is None:
@@ -133,7 +139,8 @@ class Express:
         request = parse_head(head)
         if request is None or not request.keep_alive or not request.chunks_allowed:
             return None
-        return self.memory.learn(key, relayed_head(request, connection.peer), now, self.wall())
+        made = self.make_head(request, connection.peer)
+        return None if made is None else self.memory.learn(key, made, now, self.wall())
 
     def _ride(self, connection: Connection, known: KnownHead, body: bytes, now: float) -> bool:
         form = known.format
@@ -202,12 +209,6 @@ def parse_head(head: bytes) -> Request | None:
     except BadRequestBytes:
         return None
     return parser.requests[0] if len(parser.requests) == 1 else None
-
-
-def relayed_head(request: Request, peer: str) -> RequestHead:
-    """The head as the core takes it. A header with an underscore could pass for another one at a WSGI server."""
-    headers = [(name, value) for name, value in request.headers if "_" not in name]
-    return RequestHead(request.method, request.target, headers, peer)
 
 
 class Ride:

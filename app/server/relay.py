@@ -200,7 +200,12 @@ class LoopRelay:
     def _do_send(self, command: Send) -> None:
         self._drop_link()
         begun, self._begun = self._begun, None
-        link = self._link = Link(command, self._idle, begun)
+        try:
+            link = self._link = Link(command, self._idle, begun)
+        except ValueError:
+            log.exception("a request failed inside the middleware")
+            self.refuse(MiddlewareError())
+            return
         if not link.dialling:
             self._watch()
             return
