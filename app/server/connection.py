@@ -148,6 +148,12 @@ class Connection:
         elif size != len(data):
             self._take(data)
 
+    def _stop_gathering(self) -> None:
+        """Have the parser go on with what there is of a request."""
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None:
+            self._take(gathering.end(b""))
+
     def _take(self, data: bytes) -> None:
         if self._fault is None:
             try:
@@ -162,9 +168,7 @@ class Connection:
         The client sends no more, and may still read: what it asked for is answered (RFC 9112, 9.6). It is gone where it
         waits for nothing, and where the body that we wait for can't become whole.
         """
-        if self._gathering is not None:
-            self._leave()
-            return
+        self._stop_gathering()
         if isinstance(self._handler, Ride):
             self._handler.hand_over()
         self._half_closed = True
@@ -195,6 +199,7 @@ class Connection:
 
     def _leave(self) -> None:
         """The connection broke, or its time is over."""
+        self._stop_gathering()
         handler, self._handler = self._handler, None
         self.close()
         if handler is not None:
@@ -460,8 +465,7 @@ class Connection:
         if self._unsent and self._still_reads():
             self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
         elif self._gathering is not None:
-            gathering, self._gathering = self._gathering, None
-            self._take(gathering.end(b""))
+            self._stop_gathering()
         elif self._unsent or self._ending:
             self._leave()
         elif self._handler is not None:
@@ -505,6 +509,7 @@ class Connection:
     def drain(self) -> None:
         """The server's grace is over."""
         self.stopping = True
+        self._stop_gathering()
         self._waits = self._keep = False
         if self._handler is not None:
             self._handler.drain()
@@ -521,8 +526,6 @@ class Connection:
             reset_at_close(self.socket)
         self.socket.close()
         self._drop_body(self._request)
-        if self._gathering is not None:
-            self._gathering.end(b"")
         self._parser.drop()
         self._closed(self)
 
