@@ -28,4 +28,5 @@ EXPOSE 5000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-c", \
     "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('PORT', '5000')}/livez\", timeout=4)"]
+# The event-loop worker; DRIVER=threads in the environment gives each proxied call a thread instead.
 CMD ["python", "main.py"]

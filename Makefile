@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto --reruns 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types format migrate clean
+.PHONY: help run test check soak lint types format migrate clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: .make/dev ## Install what is needed and run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 check: lint types test ## Style, types and tests: what must be green before a change goes in
+
+soak: .make/dev ## Ten minutes of mixed load with faults: everything is recorded, nothing is left behind
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 lint: .make/dev ## Style and layout of the code
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """
-`python main.py` serves through gunicorn; `main:app` is the WSGI application for any other server.
+`python main.py` serves through gunicorn with a worker of its own; `main:app` is a plain WSGI application for any other
+server, which carries proxied calls on its own threads whatever DRIVER says.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Config:
     key_file            -- beside the SQLite file, else in `data`; None when there is an `encryption_key`
     environment         -- `production` or `development`
     workers, threads    -- processes, and threads in each
-    driver              -- `threads` or `loop`: what carries the proxied calls
+    driver              -- `loop` or `threads`: what carries the proxied calls
     provider_keys       -- provider kind -> upstream keys from the environment
     provider_base_urls  -- provider kind -> origin without version path
     setting_overrides   -- live setting -> its value as text, already checked
@@ -245,7 +245,7 @@ def _build(read: _Reader) -> Config:
         log_level=overrides.get("log_level", "INFO"),
         workers=read.integer("WEB_CONCURRENCY", 1, 1, 64),
         threads=read.integer("THREADS", 64, 1, 1000),
-        driver=read.choice("DRIVER", "threads", ("threads", "loop")),
+        driver=read.choice("DRIVER", "loop", ("loop", "threads")),
         graceful_timeout_s=read.integer("GRACEFUL_TIMEOUT", 30, 0, 3600),
         provider_keys=MappingProxyType({kind: read.key_list(*names) for kind, names in KEY_VARIABLES.items()}),
         provider_base_urls=MappingProxyType(

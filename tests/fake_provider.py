@@ -112,7 +112,7 @@ class FakeProvider:
     tls -- None, or `valid`, `expired`, `wrong_host`: the certificate it shows; `ca_file` is the CA to trust
     """
 
-    def __init__(self, tls: str | None = None) -> None:
+    def __init__(self, tls: str | None = None, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.tls: Certificates | None = certificates(tls) if tls else None
         self.received: list[Received] = []
         #: Requests for which nothing was scripted; they get a 500.
@@ -130,7 +130,8 @@ class FakeProvider:
         self._default: Scripted | None = None
         self._greetings: deque[Behavior | None] = deque()
         self._keepalive_limit: tuple[int | None, str] = (None, "idle")
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listener = socket.create_server(address, family=family, backlog=1024)
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, name="fake-provider", daemon=True)
 

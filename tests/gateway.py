@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import urllib3
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from app import create_app
 from app.clock import Clock
@@ -22,8 +22,11 @@ from app.config import Config
 from app.context import Services
 from app.lifecycle import Lifecycle
 from app.vault import mask
+from tests.loop_server import LoopServer
 
 WAIT_S = 5.0
+#: What serves where a test says nothing else: `threads`, the WSGI application under a plain server, or `loop`.
+DRIVER = "loop"
 
 KEYS = {"openai": "sk-test-openai-key-%04d", "anthropic": "sk-ant-test-key-%04d", "gemini": "AIza-test-gemini-key-%04d"}
 
@@ -59,6 +62,28 @@ class _Handler(WSGIRequestHandler):
         return None
 
 
+class _ThreadServer:
+    """The WSGI application under werkzeug's server, a thread for each connection."""
+
+    def __init__(self, application: Any) -> None:
+        self._server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="test-server", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def settle(self) -> None:
+        """Nothing to wait for: a request is recorded before its last byte goes out."""
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(WAIT_S)
+
+
 class Answer:
     """A complete answer."""
 
@@ -86,6 +111,7 @@ class Gateway:
         settings: Mapping[str, Any] | None = None,
         verify_with: str | None = None,
         clock: Clock | None = None,
+        driver: str | None = None,
     ) -> None:
         given = {
             "DB_PATH": str(folder / "keys.db"),
@@ -103,25 +129,20 @@ class Gateway:
         self.lifecycle: Lifecycle = self.app.extensions["middleware_lifecycle"]
         if settings:
             self.services.live_settings.update(dict(settings))
-        self._server: BaseWSGIServer = make_server("127.0.0.1", 0, self.app, threaded=True, request_handler=_Handler)
-        self.port = self._server.server_port
+        self._server = {"threads": _ThreadServer, "loop": LoopServer}[driver or DRIVER](self.app)
+        self.port = self._server.port
         self.origin = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="test-server", daemon=True
-        )
         self._pool = urllib3.PoolManager(retries=False, maxsize=64)
 
     def __enter__(self) -> Gateway:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.clear()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(WAIT_S)
+        self._server.stop()
         self.lifecycle.stop()
 
     # -- keys -------------------------------------------------------------------------------------
@@ -143,6 +164,7 @@ class Gateway:
 
     def settle(self) -> None:
         """Wait until what has been decided is in the database."""
+        self._server.settle()
         assert self.services.writer.flush(WAIT_S)
 
     def records(self) -> list[dict[str, Any]]:
@@ -229,6 +251,16 @@ class RawClient:
         found, self._buffer = self._buffer[:most], self._buffer[most:]
         return found
 
+    def exactly(self, size: int) -> bytes:
+        """So many bytes."""
+        while len(self._buffer) < size:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(self._buffer)
+            self._buffer += data
+        found, self._buffer = self._buffer[:size], self._buffer[size:]
+        return found
+
     def head(self) -> tuple[int, dict[str, str]]:
         """The status and the headers."""
         lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
@@ -237,7 +269,7 @@ class RawClient:
 
     def rest(self) -> tuple[bytes, bool]:
         """(the chunked body that is still to come, whether it ended with its final chunk)."""
-        data = self._buffer
+        data, self._buffer = self._buffer, b""
         try:
             while not data.endswith(b"0\r\n\r\n") and (part := self.socket.recv(65536)):
                 data += part

@@ -68,7 +68,8 @@ def test_the_values_shown_in_the_example_are_accepted_and_are_the_defaults():
 
     shown, default = Config.from_env(whole), Config.from_env({})
 
-    for name in ("host", "port", "client_auth", "database_url", "environment", "log_level", "workers", "threads"):
+    kept = ("host", "port", "client_auth", "database_url", "environment", "log_level", "workers", "threads", "driver")
+    for name in kept:
         assert getattr(shown, name) == getattr(default, name), name
     assert (shown.graceful_timeout_s, shown.run_dir) == (default.graceful_timeout_s, default.run_dir)
     defaults = {row.name: row.default for row in SETTINGS}

@@ -53,16 +53,21 @@ ANSWER_ALLOWED = frozenset(
     }
 )
 
+_SINGLE = frozenset({"content-type"})
+
 #: Where a caller may put its client key, in order. All are read; they must agree.
 _CREDENTIAL_HEADERS = ("x-api-key", "authorization", "x-goog-api-key", "api-key")
 
 
 def lowered(headers: Headers) -> dict[str, str]:
-    """Headers by lower-case name; repeated ones are joined by a comma, as RFC 9110 section 5.3 allows."""
+    """
+    Headers by lower-case name; repeated ones are joined by a comma, as RFC 9110 section 5.3 allows. Of those that are
+    no lists the last one counts (section 8.3 for Content-Type).
+    """
     found: dict[str, str] = {}
     for name, value in headers:
         lower = name.lower()
-        found[lower] = f"{found[lower]}, {value}" if lower in found else value
+        found[lower] = f"{found[lower]},{value}" if lower in found and lower not in _SINGLE else value
     return found
 
 

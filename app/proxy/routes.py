@@ -8,7 +8,7 @@ import logging
 import socket
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.routing import BaseConverter
 
@@ -61,6 +61,13 @@ def proxy_blueprint(edge: Edge) -> Blueprint:
         return _answer(edge)
 
     return blueprint
+
+
+def other_paths(application: Flask) -> tuple[frozenset[str], frozenset[str]]:
+    """(whole paths, first segments below which anything is meant): what the application serves beside the proxy."""
+    rules = [rule.rule for rule in application.url_map.iter_rules() if rule.endpoint != "proxy.relay"]
+    below = {rule[1:].partition("/")[0] for rule in rules if "<" in rule}
+    return frozenset(rules), frozenset(below)
 
 
 def _answer(edge: Edge) -> Response:

@@ -44,6 +44,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Ready] = {}
+        self._new: set[int] = set()  # registered since the last wait
         self._timers: list[Timer] = []
         self._cancelled = 0
         self._dated, self._date = 0, ""
@@ -55,6 +56,7 @@ class Loop:
 
     def register(self, descriptor: int, interest: int, ready: Ready) -> None:
         self._handlers[descriptor] = ready
+        self._new.add(descriptor)
         self._epoll.register(descriptor, interest)
 
     def modify(self, descriptor: int, interest: int) -> None:
@@ -103,9 +105,11 @@ class Loop:
     def turn(self) -> None:
         """Wait for what is ready, at most `LONGEST_WAIT_S`, and tell whom it concerns."""
         self._thread = threading.get_ident()
+        self._new.clear()
         for descriptor, event in self._epoll.poll(self._patience_s(), MAX_EVENTS):
             ready = self._handlers.get(descriptor)
-            if ready is not None:
+            # What came for a closed descriptor is not for the next one that has its number.
+            if ready is not None and descriptor not in self._new:
                 try:
                     ready(event)
                 except Exception:  # noqa: BLE001 - as in `_guard`, without its cost

@@ -5,7 +5,6 @@ everything else goes to Flask on a pool of threads.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import threading
@@ -20,8 +19,11 @@ from app.edge import Edge
 from app.lifecycle import Lifecycle
 from app.proxy.collation import open_exchange
 from app.proxy.events import RequestHead
+from app.proxy.routes import other_paths
 from app.server.connection import Connection
+from app.server.crowding import EXHAUSTED, Doorkeeper
 from app.server.flask_bridge import FlaskCall
+from app.server.forwarded import believed
 from app.server.handler import Handler
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Loop
@@ -33,11 +35,8 @@ from app.server.worker import AFTER_GRACE_S, LAST_WORDS_S
 #: Threads that only administration uses, so that relayed streams can't lock the operator out.
 ADMIN_THREADS = 8
 ACCEPT_AT_ONCE = 64
-#: How long to wait with accepting when descriptors have run out.
-EXHAUSTED_S = 0.1
-#: Addresses that are relayed on the loop; all others are Flask's.
-RELAYED = ("/v1/", "/v1beta/")
-NOT_RELAYED = ("/v1/health",)
+#: How long a new connection has to begin its first request before it may be closed in favour of another one.
+ARRIVING_S = 1.0
 ADMIN = ("/middleware", "/api/", "/livez", "/readyz", "/healthz", "/health", "/metrics", "/v1/health")
 
 
@@ -46,7 +45,8 @@ class LoopWorker(Worker):
 
     def init_process(self) -> None:
         self._loop = Loop()
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, float] = {}  # and when they came, oldest first
+        self._doorkeeper = Doorkeeper()
         self._relays: set[LoopRelay] = set()
         self._ending = False
         self._work = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="flask")
@@ -59,6 +59,8 @@ class LoopWorker(Worker):
         self._lifecycle: Lifecycle = application.extensions["middleware_lifecycle"]
         self._edge: Edge = application.extensions["middleware_edge"]
         self._room = Uploads(application.extensions["middleware"].config.run_dir)
+        self._hops: int = application.extensions["middleware"].config.trusted_proxies
+        self._own = other_paths(application)
         self._idle = IdleConnections(self._loop, self._edge.upstreams, self._edge.upstreams.limits)
         sockets: list[Any] = self.sockets
         self._listeners: list[socket.socket] = [listener.sock for listener in sockets]
@@ -92,34 +94,49 @@ class LoopWorker(Worker):
     def _acceptor(self, listener: socket.socket) -> Callable[[int], None]:
         def ready(_event: int) -> None:
             for _ in range(ACCEPT_AT_ONCE):
+                if len(self._connections) >= self.cfg.worker_connections and not self._drop_idle():
+                    self._doorkeeper.turn_away(listener)
+                    return
                 try:
                     sock, address = listener.accept()
                 except OSError as error:
-                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                        self._rest()
+                    if error.errno in EXHAUSTED and not self._drop_idle():
+                        self._doorkeeper.turn_away(listener)
                     return
                 sock.setblocking(False)
                 if sock.family != socket.AF_UNIX:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer = str(address[0]) if isinstance(address, tuple) else ""
-                closed = self._connections.discard
-                self._connections.add(Connection(self._loop, sock, peer, self._handler_for, closed, self._room))
+                connection = Connection(self._loop, sock, peer, self._handler_for, self._closed, self._room)
+                self._connections[connection] = time.monotonic()
 
         return ready
 
-    def _rest(self) -> None:
-        """Descriptors have run out: stop accepting for a moment."""
-        self._accept(False)
-        self._loop.at(time.monotonic() + EXHAUSTED_S, lambda: self._accept(True))
+    def _closed(self, connection: Connection) -> None:
+        del self._connections[connection]
+
+    def _drop_idle(self) -> bool:
+        """Close the oldest connection that waits for a request; False when all are at work, or have only just come."""
+        latest = time.monotonic() - ARRIVING_S
+        idle = next((found for found, came in self._connections.items() if found.idle and came < latest), None)
+        if idle is not None:
+            idle.close()
+        return idle is not None
 
     # -- requests -----------------------------------------------------------------------------------
 
     def _handler_for(self, connection: Connection, request: Request) -> Handler:
         path = request.target.partition("?")[0]
-        if path.startswith(RELAYED) and path not in NOT_RELAYED:
+        if self._is_relayed(path):
             return self._relay(connection, request)
         pool = self._admin if path == "/" or path.startswith(ADMIN) else self._work
         return FlaskCall(self._loop, connection, request, self._application, pool, self._address)
+
+    def _is_relayed(self, path: str) -> bool:
+        """Whether no other route of the application can be meant. What looks odd is left to its router."""
+        exact, below = self._own
+        first = path[1:].partition("/")[0]
+        return path[:1] == "/" and "%" not in first and first not in below and path not in exact
 
     def _relay(self, connection: Connection, request: Request) -> LoopRelay:
         edge, lifecycle = self._edge, self._lifecycle
@@ -127,7 +144,10 @@ class LoopWorker(Worker):
         in_flight = edge.metrics.begin()
         lifecycle.enter()
         headers = [(name, value) for name, value in request.headers if "_" not in name]
-        head = RequestHead(request.method, request.target, headers, connection.peer)
+        peer = connection.peer
+        if self._hops:
+            headers, peer = believed(headers, peer, self._hops)
+        head = RequestHead(request.method, request.target, headers, peer)
         exchange = open_exchange(edge.gateway, head, now=clock.monotonic(), wall=clock.wall())
 
         def over() -> None:

@@ -15,6 +15,7 @@ from gunicorn.arbiter import Arbiter
 
 from app import create_app
 from app.config import Config
+from app.server.requests import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from app.server.worker import AFTER_GRACE_S
 from app.telemetry import logs
 from app.telemetry.metrics import forget_process
@@ -78,15 +79,15 @@ def _settings(config: Config, open_files: int) -> dict[str, Any]:
         "workers": config.workers,
         "threads": config.threads,
         "worker_class": WORKER_CLASSES[config.driver],
-        # Kept-alive connections beyond the threads wait in the poller.
-        "worker_connections": min(max(1000, 4 * config.threads), affordable),
+        # With threads, kept-alive connections beyond them wait in the poller; the loop bears what there are files for.
+        "worker_connections": affordable if config.driver == "loop" else min(max(1000, 4 * config.threads), affordable),
         "backlog": 4096,
         "keepalive": 30,
         "timeout": 120,
         "graceful_timeout": math.ceil(config.graceful_timeout_s + AFTER_GRACE_S),
-        "limit_request_line": 8190,
-        "limit_request_fields": 100,
-        "limit_request_field_size": 16384,
+        "limit_request_line": MAX_TARGET_BYTES,
+        "limit_request_fields": MAX_HEADERS,
+        "limit_request_field_size": MAX_HEADER_BYTES,
         "forwarded_allow_ips": "",
         "control_socket_disable": True,
         "proc_name": "ai-api-middleware",

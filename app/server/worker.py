@@ -14,13 +14,10 @@ necessary.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
-import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,6 +36,7 @@ from gunicorn.workers.gthread import TConn
 from gunicorn.workers.gthread import ThreadWorker as GunicornThreadWorker
 
 from app.lifecycle import Lifecycle
+from app.server.crowding import EXHAUSTED, Doorkeeper
 from app.server.refusals import refusal
 
 #: The longest silence while a client sends its request.
@@ -54,17 +52,7 @@ AFTER_GRACE_S = 4 * LAST_WORDS_S
 #: Threads that relayed requests leave to others, at most; of few threads it is a quarter.
 RESERVED_THREADS = 8
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _WITHOUT_LIMIT = 1 << 30
-_PAUSE_S = 0.02
-_REFUSAL_BODY = (
-    b'{"error":{"message":"The server is at the limit of its connections. Try again in a moment.",'
-    b'"type":"server_error","code":"overloaded","param":null}}'
-)
-_REFUSAL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_REFUSAL_BODY), _REFUSAL_BODY)
-)
 
 #: What gunicorn's parser raises, the narrowest first.
 _CLIENT_FAULTS: tuple[tuple[type[BaseException], int, str], ...] = (
@@ -85,7 +73,7 @@ class ThreadWorker(GunicornThreadWorker):
         self._closers = ThreadPoolExecutor(CLOSING_THREADS, thread_name_prefix="close")
         self._prepared: WeakSet[TConn] = WeakSet()
         self._ending = False
-        self._spare = _spare_descriptor()
+        self._doorkeeper = Doorkeeper()
         # This class keeps the limit itself: gunicorn's would leave callers waiting unheard.
         self._most_connections, self.worker_connections = self.worker_connections, _WITHOUT_LIMIT
         super().init_process()
@@ -101,15 +89,15 @@ class ThreadWorker(GunicornThreadWorker):
 
     def accept(self, listener: Any) -> None:
         if self.nr_conns >= self._most_connections and not self._drop_idle():
-            self._turn_away(listener)
+            self._doorkeeper.turn_away(listener)
             return
         try:
             super().accept(listener)
         except OSError as error:
-            if error.errno not in _EXHAUSTED:
+            if error.errno not in EXHAUSTED:
                 raise
             self._drop_idle()
-            self._turn_away(listener)
+            self._doorkeeper.turn_away(listener)
 
     def _drop_idle(self) -> bool:
         """Close the connection that has waited longest for a request; False when all are at work."""
@@ -122,23 +110,6 @@ class ThreadWorker(GunicornThreadWorker):
                 conn.close()
                 return True
         return False
-
-    def _turn_away(self, listener: Any) -> None:
-        """Answer a new connection with 503. The spare descriptor makes room for it where there is no other."""
-        if self._spare is not None:
-            os.close(self._spare)
-        try:
-            client, _ = listener.accept()
-            with client:
-                client.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    client.recv(65536)  # unread input would make the close a reset, and the answer would be lost
-                client.send(_REFUSAL)
-                client.shutdown(socket.SHUT_WR)
-        except OSError:
-            # Nothing can be done for the caller; without a pause this thread would spin on it.
-            time.sleep(_PAUSE_S)
-        self._spare = _spare_descriptor()
 
     def enqueue_req(self, conn: TConn) -> None:
         if conn not in self._prepared:
@@ -232,13 +203,6 @@ class ThreadWorker(GunicornThreadWorker):
         extensions = getattr(getattr(self, "wsgi", None), "extensions", {})
         found: Lifecycle | None = extensions.get("middleware_lifecycle")
         return found
-
-
-def _spare_descriptor() -> int | None:
-    try:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
 
 
 def _timeval(seconds: int) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import gateway
 from tests.gateway import Gateway
 from tests.stage import Stage, staged
 
@@ -20,3 +21,11 @@ def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway
 def stage(shared_gateway: Gateway) -> Iterator[Stage]:
     with staged(shared_gateway) as found:
         yield found
+
+
+@pytest.fixture(params=["threads", "loop"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each driver."""
+    name: str = request.param
+    monkeypatch.setattr(gateway, "DRIVER", name)
+    return name

@@ -92,23 +92,15 @@ class StreamCase:
 
 def chunks_of(client: RawClient) -> tuple[list[bytes], bool]:
     """The chunks that are still to come, one by one, and whether the final one was among them."""
-    raw = client._buffer
-    try:
-        while part := client.socket.recv(65536):
-            raw += part
-    except ConnectionResetError:
-        pass
     found: list[bytes] = []
-    while raw:
-        line, ended, raw = raw.partition(b"\r\n")
-        if not ended:
-            return found, False
-        size = int(line, 16)
-        if size == 0:
-            return found, True
-        found.append(raw[:size])
-        raw = raw[size + 2 :]
-    return found, False
+    try:
+        while size := int(client.until(b"\r\n"), 16):
+            found.append(client.exactly(size))
+            client.until(b"\r\n")
+        client.until(b"\r\n")
+    except (EOFError, ConnectionResetError):
+        return found, False
+    return found, True
 
 
 def see(client: RawClient, mark: bytes) -> None:

@@ -38,6 +38,8 @@ from tests.fake_provider import (
 )
 from tests.proxy.dialects import BOTH_WAYS, CHAT, GEMINI, MESSAGES, PLAIN, Dialect, site, streamed
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 

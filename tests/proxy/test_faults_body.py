@@ -35,6 +35,8 @@ from tests.fake_provider import (
 )
 from tests.proxy.dialects import BOTH_WAYS, CHAT, GEMINI, MESSAGES, PLAIN, Dialect, Site, site, streamed
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 JSON = {"Content-Type": "application/json"}
 MIB = 1 << 20
 _BOMB = gzip_bomb(128 * MIB)

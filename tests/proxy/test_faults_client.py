@@ -33,6 +33,8 @@ from tests.gateway import RawClient
 from tests.proxy.dialects import CHAT, GEMINI, MESSAGES, Dialect, Json, Site, site
 from tests.proxy.stream_cases import CASES, StreamCase, see
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 GONE_WITHIN_S = 2.0
 BOUND_S = 10.0
 CHAT_CASE = CASES[0]

@@ -15,6 +15,8 @@ from tests import canned
 from tests.fake_provider import FakeProvider, black_hole, close, closed_port, json_reply, pieces, reset
 from tests.proxy.dialects import BOTH_WAYS, CHAT, MESSAGES, Dialect, Site, site, streamed
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 SECOND = "second"
 
 

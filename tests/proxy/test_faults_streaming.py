@@ -20,6 +20,8 @@ from tests.fake_provider import pieces, reset, sliced, wait_for
 from tests.proxy.dialects import Json, Site, site
 from tests.proxy.stream_cases import CASES, HEARTBEAT, SSE_CASES, StreamCase, chunks_of, see
 
+pytestmark = pytest.mark.usefixtures("driver")
+
 CHAT_CASE, _, _, GEMINI_CASE, ARRAY_CASE = CASES
 CLOSE_WITHIN_S = 2.0
 

@@ -47,7 +47,7 @@ def command(open_files: int | None = None) -> list[str]:
 
 
 #: What servers are started with where a test says nothing else; `conftest.driver` runs a test with each.
-DRIVER = "threads"
+DRIVER = "loop"
 
 
 def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:

@@ -263,7 +263,7 @@ def test_f46_a_retry_after_in_the_past_is_no_rest_for_years(tmp_path: Path, prov
 # -- F40, F47: threads, files, addresses ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("driver", ["threads"], indirect=True)
+@pytest.mark.parametrize("driver", ["threads"], indirect=True)  # on the loop a stream holds no thread
 def test_f40_streams_leave_threads_for_the_dashboard(tmp_path: Path, provider: FakeProvider) -> None:
     go_on = threading.Event()
     provider.default(held(go_on))
@@ -288,7 +288,6 @@ def test_f40_streams_leave_threads_for_the_dashboard(tmp_path: Path, provider: F
         assert sorted(set(server.outcomes())) == ["refused", "success"]
 
 
-@pytest.mark.parametrize("driver", ["threads"], indirect=True)
 def test_f47_beyond_its_connections_the_server_refuses_and_recovers(tmp_path: Path, provider: FakeProvider) -> None:
     go_on = threading.Event()
     provider.default(held(go_on))
@@ -310,6 +309,36 @@ def test_f47_beyond_its_connections_the_server_refuses_and_recovers(tmp_path: Pa
         assert {ask(server) for _ in range(10)} == {200}
         assert server.workers == [worker]
         assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("driver", ["loop"], indirect=True)
+def test_f40_many_streams_leave_the_dashboard_quick(tmp_path: Path, provider: FakeProvider) -> None:
+    go_on = threading.Event()
+    provider.default(held(go_on))
+    with Server(tmp_path, environ=served_by(provider, THREADS="4")) as server, streams(server, 250) as clients:
+        took = []
+        for _ in range(40):
+            started = time.monotonic()
+            assert server.get("/middleware/api/keys").status == 200
+            took.append(time.monotonic() - started)
+        go_on.set()
+        ends = [client.rest() for client in clients]
+
+    assert sorted(took)[37] < 1.0
+    assert all(complete and CHAT.is_complete(CHAT.read(body)) for body, complete in ends)
+
+
+@pytest.mark.parametrize("driver", ["loop"], indirect=True)
+def test_f47_idle_connections_make_room_for_new_ones(tmp_path: Path, provider: FakeProvider) -> None:
+    with Server(tmp_path, environ=served_by(provider), open_files=160) as server:
+        idle = [server.raw() for _ in range(20)]
+        threading.Event().wait(1.1)  # before that they might be about to ask
+        idle += [server.raw() for _ in range(10)]
+        assert wait_until(lambda: try_to_ask(server) == 200)
+        idle[0].socket.settimeout(5.0)
+        assert idle[0].socket.recv(1) == b""
+        for client in idle:
+            client.close()
 
 
 def test_f47_without_a_free_descriptor_the_server_refuses_and_recovers(tmp_path: Path, provider: FakeProvider) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.server.loop import FEW_TIMERS, READ, Alarm, Loop
+from app.server.loop import FEW_TIMERS, GONE, READ, Alarm, Loop
 
 WAIT_S = 5.0
 
@@ -94,3 +94,30 @@ def test_a_callback_that_fails_ends_nothing_but_itself(loop, caplog):
     assert [record.message for record in caplog.records] == ["a callback failed on the event loop"] * 3
     reader.close()
     writer.close()
+
+
+def test_what_came_for_a_closed_socket_is_not_given_to_the_next_one_with_its_number(loop):
+    first, first_far = socket.socketpair()
+    other, other_far = socket.socketpair()
+    seen, opened = [], []
+
+    def replace(_event):
+        loop.unregister(first.fileno())
+        number = other.fileno()
+        loop.unregister(number)
+        other.close()
+        opened.extend(socket.socketpair())  # the system gives the lowest free number
+        assert opened[0].fileno() == number
+        loop.register(number, READ | GONE, seen.append)
+
+    loop.register(first.fileno(), READ, replace)
+    loop.register(other.fileno(), READ | GONE, seen.append)
+    first_far.send(b"x")
+    other_far.close()
+    loop.turn()
+    opened[1].send(b"y")
+    loop.turn()
+
+    assert seen == [READ]
+    for end in (first, first_far, *opened):
+        end.close()

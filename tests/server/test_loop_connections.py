@@ -149,6 +149,9 @@ def test_what_smuggles_or_is_no_request_is_refused_and_the_connection_closed(ser
         (b"GET /v1/" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
         (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 431),
         (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 300 + b"\r\n", 431),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 17_000 + b"\r\n\r\n", 431),
+        (b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (HEAD + b"Expect: tea\r\nContent-Length: 2\r\n\r\n", 417),
     ],
 )
 def test_a_head_beyond_the_limits_is_refused(server, head, status):

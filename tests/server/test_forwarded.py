@@ -1,0 +1,29 @@
+"""What proxies in front say about the caller is believed as far as they are trusted, and no farther."""
+
+import pytest
+
+from app.server.forwarded import believed
+
+PEER = "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("given", "hops", "peer"),
+    [
+        ([], 1, PEER),
+        (["1.1.1.1"], 1, "1.1.1.1"),
+        (["6.6.6.6, 1.1.1.1"], 1, "1.1.1.1"),
+        (["6.6.6.6", "1.1.1.1"], 1, "1.1.1.1"),
+        (["6.6.6.6, 1.1.1.1, 2.2.2.2"], 2, "1.1.1.1"),
+        (["2.2.2.2"], 2, PEER),
+        ([" , "], 1, PEER),
+    ],
+)
+def test_the_address_is_the_one_that_the_farthest_trusted_proxy_saw(given, hops, peer):
+    headers = [("Host", "inside"), *(("X-Forwarded-For", value) for value in given)]
+    assert believed(headers, PEER, hops) == (headers, peer)
+
+
+def test_the_host_is_the_one_that_was_asked_for_there():
+    headers = [("host", "inside"), ("X-Forwarded-Host", "evil.example, shop.example")]
+    assert believed(headers, PEER, 1)[0] == [("host", "shop.example"), headers[1]]
