@@ -27,10 +27,15 @@ class Connections(Protocol):
 
 
 class Link:
-    """One attempt's connection: dialling, then writing the request, then reading the answer."""
+    """
+    One attempt's connection: dialling, then writing the request, then reading the answer.
+
+    Raises ValueError, before there is any connection, for a request that must not be written.
+    """
 
     def __init__(self, send: Send, upstreams: Connections) -> None:
         self._send = send
+        self._head = request_bytes(send)
         self._upstreams = upstreams
         self._parser = AnswerParser(head_only=send.method == "HEAD")
         self._pending: Future[Connection] | None = None
@@ -83,11 +88,12 @@ class Link:
         self._connected(connection)
 
     def _connected(self, connection: Connection) -> None:
-        send = self._send
-        if connection.absolute:
-            send = replace(send, target=send.origin + send.target, headers=[*send.headers, *connection.headers])
+        send, head = self._send, self._head
         self._connection = connection
-        self._unsent = memoryview(request_bytes(send) + send.body)
+        if connection.absolute:
+            target, headers = send.origin + send.target, [*send.headers, *connection.headers]
+            head = request_bytes(replace(send, target=target, headers=headers))
+        self._unsent = memoryview(head + send.body)
         self._write()
 
     def receive(self, buffer_bytes: int) -> tuple[list[AnswerEvent], UpstreamFailed | None]:

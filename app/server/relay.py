@@ -171,7 +171,12 @@ class LoopRelay:
 
     def _do_send(self, command: Send) -> None:
         self._drop_link()
-        link = self._link = Link(command, self._idle)
+        try:
+            link = self._link = Link(command, self._idle)
+        except ValueError:
+            log.exception("a request failed inside the middleware")
+            self.refuse(MiddlewareError())
+            return
         if not link.dialling:
             self._watch()
             return

@@ -37,6 +37,7 @@ from tests.server.load import (
     rests_until,
     served_by,
     streams,
+    try_to_ask,
 )
 from tests.server.server import Server, wait_until
 
@@ -322,4 +323,21 @@ def test_f43_a_killed_worker_is_replaced_and_the_service_goes_on(tmp_path: Path,
         assert KEYS[0] not in provider.keys[before:]
         for connection in (kept, broken, fresh):
             connection.close()
+        assert server.terminate() == 0
+
+
+def test_f43_when_the_only_worker_is_killed_its_streams_are_cut_and_the_next_one_serves(
+    tmp_path: Path, provider: FakeProvider
+) -> None:
+    provider.default(held(threading.Event()))
+    with Server(tmp_path, environ=served_by(provider)) as server, streams(server, 5) as clients:
+        (victim,) = server.workers
+        os.kill(victim, signal.SIGKILL)
+
+        assert [client.rest()[1] for client in clients] == [False] * 5
+        assert wait_until(lambda: provider.open_connections == 0)
+        provider.default(json_reply(canned.chat()))
+        assert wait_until(lambda: try_to_ask(server) == 200)
+        assert victim not in server.workers
+        assert len(server.workers) == 1
         assert server.terminate() == 0

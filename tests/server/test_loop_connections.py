@@ -9,7 +9,7 @@ import pytest
 
 from tests import canned
 from tests.attacks.server import Server
-from tests.fake_provider import FakeProvider, hang, json_reply, reply, stream
+from tests.fake_provider import FakeProvider, hang, json_reply, reply, stream, wait_for
 from tests.gateway import RawClient, unchunk
 
 BODY = json.dumps({"model": "gpt-test", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -235,3 +235,21 @@ def test_a_flask_answer_comes_chunked_where_it_has_no_length(server):
         body, whole = unchunk(body)
         assert whole
     assert b"middleware_requests_total" in body
+
+
+def test_streams_below_a_providers_own_prefix_hold_no_thread(server, provider):
+    """More than the 16 threads of this server at once."""
+    go_on = threading.Event()
+    provider.default(stream([canned.CHAT_ROLE, canned.chat_stream()[1], wait_for(go_on), *canned.chat_stream()[2:]]))
+    data = json.dumps({**json.loads(BODY), "stream": True}).encode()
+    head = HEAD.replace(b"/v1/", b"/openai/v1/")
+    clients = [RawClient(server.port) for _ in range(40)]
+    try:
+        for client in clients:
+            client.send(head + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        assert [client.head()[0] for client in clients] == [200] * 40
+        go_on.set()
+        assert all(client.rest()[1] for client in clients)
+    finally:
+        for client in clients:
+            client.close()
