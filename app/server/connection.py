@@ -91,7 +91,7 @@ class Connection:
         self._unread: int | None = None
         self._interest = READ | GONE
         self._alarm = Alarm(loop, self._too_late)
-        loop.register(self._descriptor, self._interest, self._ready)
+        loop.register(self._descriptor, self._interest, self._ready, self._leave)
         self._alarm.move(time.monotonic() + HEAD_TIMEOUT_S)
 
     @property

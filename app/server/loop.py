@@ -47,6 +47,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Ready] = {}
+        self._owners: dict[int, Callable[[], None]] = {}
         self._new: set[int] = set()  # registered since the last wait
         self._timers: list[Timer] = []
         self._cancelled = 0
@@ -59,8 +60,11 @@ class Loop:
         self._runs_on: int | None = None
         self.register(self._wake, READ, self._woken)
 
-    def register(self, descriptor: int, interest: int, ready: Ready) -> None:
+    def register(self, descriptor: int, interest: int, ready: Ready, failed: Callable[[], None] | None = None) -> None:
+        """`failed` is called where `ready` raised: nobody listens to the descriptor any more."""
         self._handlers[descriptor] = ready
+        if failed is not None:
+            self._owners[descriptor] = failed
         self._new.add(descriptor)
         self._epoll.register(descriptor, interest)
 
@@ -76,6 +80,7 @@ class Loop:
 
     def unregister(self, descriptor: int) -> None:
         if self._handlers.pop(descriptor, None) is not None:
+            self._owners.pop(descriptor, None)
             self._epoll.unregister(descriptor)
 
     def at(self, instant: float, call: Callable[[], None]) -> Timer:
@@ -121,7 +126,10 @@ class Loop:
                     ready(event)
                 except Exception:  # noqa: BLE001 - as in `_guard`, without its cost
                     log.exception("a callback failed on the event loop")
+                    failed = self._owners.get(descriptor)
                     self.unregister(descriptor)
+                    if failed is not None:
+                        self._guard(failed)
         if self._timers:
             self._run_due()
         if self._calls:

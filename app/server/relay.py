@@ -95,7 +95,7 @@ class LoopRelay:
         self._events: StreamReader | None = None  # whole events pass the exchange by
         self._begun: Begun | None = None
         self._began_at: float | None = None
-        self._alarm = Alarm(loop, lambda: self._feed(Tick()))
+        self._alarm = Alarm(loop, self._due)
         self._dial_alarm = Alarm(loop, self._dialled_too_long)
 
     # -- for the connection -------------------------------------------------------------------------
@@ -146,6 +146,14 @@ class LoopRelay:
 
     def _feed(self, event: Event) -> None:
         self._drive(lambda now: self.exchange.feed(event, now))
+
+    def _due(self) -> None:
+        """The core's deadline. What came while the caller was behind counts before the clock does."""
+        deadline = self.exchange.deadline
+        if self._link is not None and not self._link.dialling:
+            self._ready(READ)
+        if not self.exchange.done and self.exchange.deadline == deadline:
+            self._feed(Tick())
 
     def _drive(self, step: Callable[[float], list[Command]]) -> None:
         now = self._edge.clock.monotonic() if self._began_at is None else self._began_at

@@ -266,6 +266,24 @@ def test_f38_a_slow_reader_gets_every_byte(tmp_path: Path) -> None:
         assert here.record()["outcome"] == "success"
 
 
+def test_f38_a_caller_who_pauses_longer_than_an_upstream_may_be_silent_gets_every_byte(tmp_path: Path) -> None:
+    """What waits unread at the upstream's side is no silence of the upstream."""
+    case, block = CHAT_CASE, 64 * 1024
+    words = case.content[1].replace(b"aus ", b"aus " + b"x" * block)
+    with site(tmp_path, case.dialect) as here:
+        here.set(streaming_timeout=1, heartbeat_interval=0)
+        here.script(case.streams(*case.prologue, case.content[0], *[words] * 160, *case.tail))
+        with here.asking() as client:
+            client.head()
+            see(client, case.content[0])
+            threading.Event().wait(2.5)
+            got, whole = client.rest()
+
+        assert whole
+        assert len(got) > 160 * block
+        assert here.record()["outcome"] == "success"
+
+
 # -- bodies -----------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from app.proxy.events import ClientHead
 from tests.server.in_process import Echo, LoopServer, Serving, answers, read_all, talk
+from tests.server.server import wait_until
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 ASK = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -107,6 +108,23 @@ def test_the_answer_to_an_upload_that_goes_on_is_not_lost() -> None:
             client.sendall(b"x" * 100_000)
 
         assert [status for status, _, _ in answers(read_all(client))] == [403]
+
+
+class Defective(Serving):
+    """Fails at once."""
+
+    def start(self) -> None:
+        raise ValueError("a defect")
+
+
+def test_a_defect_closes_the_connection_instead_of_leaving_it_open(caplog: pytest.LogCaptureFixture) -> None:
+    with LoopServer(Defective) as server:
+        assert talk(server, [ASK], half_close=False) == b""
+        assert wait_until(lambda: not server.connections)
+        (handler,) = server.handlers
+        assert isinstance(handler, Defective)
+        assert handler.is_gone.is_set()
+    assert [record.message for record in caplog.records] == ["a callback failed on the event loop"]
 
 
 def test_requests_come_split_anywhere_and_ahead_of_their_answers(echo: LoopServer) -> None:
