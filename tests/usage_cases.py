@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Table, insert, select
 
+from app.booking import Booking
 from app.clock import Clock
 from app.live_log import LiveLog
 from app.records import AttemptRecord, RequestRecord
@@ -63,6 +64,7 @@ class Bench:
             clock=self.clock,
         )
         self.queries = UsageQueries(self.database, self.clock)
+        self.booking = Booking(self.usage, self.database, self.writer, self.settings, self.metrics, self.clock)
 
     def record(self, *records: RequestRecord) -> None:
         """Book the records and wait until they are written."""

@@ -184,21 +184,20 @@ class Store:
         self.refused = 0
         self.written = 0
 
-    def connect(self) -> None:
-        """Open the database and see how far a predecessor came. Raises the driver's errors."""
-        self._connection = self._driver.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        for pragma in SQLITE_PRAGMAS:
-            self._connection.execute(f"PRAGMA {pragma}")
-        found = self._connection.execute("SELECT value FROM meta WHERE name = ?", (self._name,)).fetchone()
-        if found is not None:
-            self.written = max(self.written, int.from_bytes(found[0][:8], "big"))
+    def prepare(self) -> None:
+        """Open the database and see how far a predecessor came. Raises OSError as `write` does."""
+        self._patiently(self._connected)
 
     def write(self, number: int, shapes: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> None:
         """Commit, however long it takes; `number` is the last frame's. Raises OSError when the worker has gone."""
+        self._patiently(lambda: self._transaction(number, shapes, rows))
+
+    def _patiently(self, step: Callable[[], object]) -> None:
+        """Do `step`, again and again while the database is in trouble."""
         wait_s, troubled, give_up_at = _FIRST_WAIT_S, False, 0.0
         while True:
             try:
-                self._transaction(number, shapes, rows)
+                step()
                 break
             except self._driver.Error as error:
                 self._disconnect()
@@ -224,15 +223,24 @@ class Store:
                 self._connection.execute("DELETE FROM meta WHERE name = ?", (self._name,))
         self._disconnect()
 
-    def _transaction(self, number: int, shapes: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> None:
+    def _connected(self) -> Any:
         if self._connection is None:
-            self.connect()
-            self._forget_others()
+            self._connection = self._driver.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+            for pragma in SQLITE_PRAGMAS:
+                self._connection.execute(f"PRAGMA {pragma}")
+            found = self._connection.execute("SELECT value FROM meta WHERE name = ?", (self._name,)).fetchone()
+            if found is not None:
+                self.written = max(self.written, int.from_bytes(found[0][:8], "big"))
+        return self._connection
+
+    def _transaction(self, number: int, shapes: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> None:
+        connection = self._connected()
         if number <= self.written:
-            return  # the commit came through, its acknowledgement did not
-        connection = self._connection
+            return  # the commit came through although it said otherwise
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if not self.written:
+                self._forget_others()
             self._insert(INSERT_SHAPE, shapes)
             self._insert(INSERT_ROW, rows)
             progress = number.to_bytes(8, "big") + struct.pack(">d", time.time())
@@ -304,6 +312,7 @@ class Writer:
     def run(self) -> None:
         """Raises OSError when rows are lost."""
         self._tell(False)
+        self._store.prepare()
         due = 0.0
         while data := os.read(self._descriptor, READ_BYTES):
             self._buffer += data
@@ -335,13 +344,15 @@ class Writer:
         shapes: list[tuple[Any, ...]] = []
         rows: list[tuple[Any, ...]] = []
         lines: list[str] = []
-        for _, void, told, numbers, columns, at in frames:
+        for number, void, told, numbers, columns, at in frames:
             if void:
                 self._ids.clear()
                 self._access.clear()
-            for number, values, access in told:
-                self._ids[number], self._access[number] = values[0], access
+            for name, values, access in told:
+                self._ids[name], self._access[name] = values[0], access
                 shapes.append(values)
+            if number <= self._store.written:
+                continue  # a predecessor has committed it, and did not live to acknowledge it
             count = len(columns[0])
             each = repeat(numbers, count) if isinstance(numbers, int) else numbers
             if at:
