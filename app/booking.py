@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from app.clock import Clock
@@ -26,7 +26,7 @@ from app.storage.writer import Writer
 from app.telemetry.access import access_log, attempt_log, log_attempt
 from app.telemetry.logs import Rendered, iso_milliseconds
 from app.telemetry.metrics import Metrics
-from app.totals import Tokens, Totals, utc_date
+from app.totals import KeySums, Totals, utc_date
 from app.usage import SEEN_EVERY_S, UsageStore
 
 #: How long an entry may wait for a flush.
@@ -35,8 +35,6 @@ _DAY_S: Final = 86400
 #: Entries booked so far that wait although nobody flushes; beyond it they are flushed where they are made.
 _MOST_ENTRIES: Final = 4096
 
-#: (key id, date, count, latency, tokens) of one shape
-_KeySums = list[tuple[int, str, int, int, Tokens]]
 _Columns = list[tuple[Any, ...]]
 # Places of the columns behind the shape.
 _KEY, _DURATION, _FIRST = (ROW_COLUMNS.index(name) for name in ("key_id", "duration_ms", "first_byte_ms"))
@@ -126,8 +124,7 @@ class Booking:
         settings = self._live_settings.current
         shapes = columns[0]
         groups = {shapes[0]: columns[1:]} if len(set(shapes)) == 1 else _by_shape(entries)
-        sums = {shape: _key_sums(shape, group) for shape, group in groups.items()}
-        self._usage.totals.change(lambda totals: _add(totals, sums))
+        self._usage.totals.change(lambda totals: _add(totals, groups))
         if settings.enable_metrics_collection:
             for shape, group in groups.items():
                 self._count(shape, group)
@@ -257,51 +254,40 @@ def _by_shape(entries: Sequence[Entry]) -> dict[Shape, _Columns]:
 # -- sums --------------------------------------------------------------------------------------------
 
 
-def _key_sums(shape: Shape, columns: _Columns) -> _KeySums:
-    """The sums of each key that answered requests of one shape, by day."""
-    started = columns[_STARTED]
-    first, last = min(started), max(started)
-    if first // _DAY_S == last // _DAY_S:
-        return _sums_of_a_day(shape, columns, utc_date(first))
-    found: _KeySums = []
-    for day in sorted({at // _DAY_S for at in started}):
-        rows = [row for row in zip(*columns, strict=True) if row[_STARTED] // _DAY_S == day]
-        found += _sums_of_a_day(shape, list(zip(*rows, strict=True)), utc_date(day * _DAY_S))
-    return found
+def _add(totals: Totals, groups: Mapping[Shape, _Columns]) -> None:
+    for shape, columns in groups.items():
+        started = columns[_STARTED]
+        first, last = min(started), max(started)
+        if first // _DAY_S == last // _DAY_S:
+            _add_day(totals.successes.setdefault((shape, utc_date(first)), {}), shape, columns)
+            continue
+        for day in {at // _DAY_S for at in started}:
+            rows = [row for row in zip(*columns, strict=True) if row[_STARTED] // _DAY_S == day]
+            sums = totals.successes.setdefault((shape, utc_date(day * _DAY_S)), {})
+            _add_day(sums, shape, list(zip(*rows, strict=True)))
 
 
-def _sums_of_a_day(shape: Shape, columns: _Columns, date: str) -> _KeySums:
+def _add_day(sums: KeySums, shape: Shape, columns: _Columns) -> None:
     durations, firsts = columns[_DURATION], columns[_FIRST]
     if shape.stream:
         # As `latency_ms` has it: a stream has answered with its first byte.
         durations = tuple(
             whole if first is None else min(whole, first) for whole, first in zip(durations, firsts, strict=True)
         )
-    counted = (durations, *(_numbers(columns[place]) for place in (_INPUT, _OUTPUT, _CACHED)))
-    by_key: dict[int | None, tuple[int, int, int, int, int]] = {}
-    for key_id, duration, tokens_in, tokens_out, cached in zip(columns[_KEY], *counted, strict=True):
-        if key_id in by_key:
-            count, latency, known_in, known_out, known_cached = by_key[key_id]
-            by_key[key_id] = (
+    counted = (_numbers(columns[place]) for place in (_INPUT, _OUTPUT, _CACHED))
+    # Unrolled, and tuples rather than objects: this runs for each request.
+    for key_id, duration, tokens_in, tokens_out, cached in zip(columns[_KEY], durations, *counted, strict=True):
+        if key_id in sums:
+            count, latency, all_in, all_out, all_cached = sums[key_id]
+            sums[key_id] = (
                 count + 1,
                 latency + duration,
-                known_in + tokens_in,
-                known_out + tokens_out,
-                known_cached + cached,
+                all_in + tokens_in,
+                all_out + tokens_out,
+                all_cached + cached,
             )
-        else:
-            by_key[key_id] = (1, duration, tokens_in, tokens_out, cached)
-    return [
-        (key_id, date, count, latency, Tokens(*tokens))
-        for key_id, (count, latency, *tokens) in by_key.items()
-        if key_id is not None
-    ]
-
-
-def _add(totals: Totals, sums: dict[Shape, _KeySums]) -> None:
-    for shape, found in sums.items():
-        for key_id, date, count, latency_ms, tokens in found:
-            totals.book_successes(shape, key_id, date, count, latency_ms, tokens)
+        elif key_id is not None:
+            sums[key_id] = (1, duration, tokens_in, tokens_out, cached)
 
 
 def _numbers(column: tuple[int | None, ...]) -> Sequence[int]:

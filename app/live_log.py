@@ -10,6 +10,7 @@ gets in, and a body is cut at `MAX_BODY_CHARS`.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import deque
@@ -48,36 +49,50 @@ class WriteBehind(Generic[T]):
     """
     Collects changes in memory and writes them with one job of the writer, instead of one job for each change.
 
-    empty  -- makes a container for changes
-    write  -- stores a full container; runs in the writer's transaction, and again with the same container when that
-              transaction was rolled back
+    empty    -- makes a container for changes
+    write    -- stores a full container; runs in the writer's transaction, and again with the same container when that
+                transaction was rolled back
+    every_s  -- the least time between two writes
     """
 
     #: A job that has not run after this time is ordered again: the writer may have dropped it.
     REORDER_AFTER_S: Final = 1.0
 
     def __init__(
-        self, writer: Writer, empty: Callable[[], T], write: Callable[[Connection, T], None], clock: Clock
+        self,
+        writer: Writer,
+        empty: Callable[[], T],
+        write: Callable[[Connection, T], None],
+        clock: Clock,
+        *,
+        every_s: float = 0.0,
     ) -> None:
         self._writer, self._empty, self._write, self._clock = writer, empty, write, clock
+        self._every_s = every_s
+        self._taken_at = -math.inf
         self._lock = threading.Lock()
         self._pending = empty()
         self._ordered_at: float | None = None
 
     def change(self, change: Callable[[T], None]) -> None:
-        """Apply `change` to the container that is written next, within a tenth of a second. Cheap: no SQL here."""
+        """
+        Apply `change` to the container that is written next: within a tenth of a second, or `every_s` after the last
+        write. Cheap: no SQL here.
+        """
         now = self._clock.monotonic()
         with self._lock:
             change(self._pending)
             due = self._ordered_at is None or now - self._ordered_at > self.REORDER_AFTER_S
             if due:
                 self._ordered_at = now
+            delay_s = self._taken_at + self._every_s - now
         if due:
-            self._writer.later(_Job(self._take, self._write))
+            self._writer.later(_Job(self._take, self._write), delay_s)
 
     def _take(self) -> T:
         with self._lock:
             taken, self._pending, self._ordered_at = self._pending, self._empty(), None
+            self._taken_at = self._clock.monotonic()
         return taken
 
 

@@ -63,6 +63,10 @@ class ModelTotals:
     cached_tokens: int = 0
 
 
+#: key id -> requests, milliseconds until they were answered, tokens in, tokens out, tokens from a cache
+KeySums = dict[int, tuple[int, int, int, int, int]]
+
+
 class Tokens(NamedTuple):
     """What a provider counted."""
 
@@ -74,12 +78,20 @@ class Tokens(NamedTuple):
 @dataclass(slots=True)
 class Totals:
     """
-    days    -- by (key id, date)
-    models  -- by (key id, date, model)
+    days       -- by (key id, date)
+    models     -- by (key id, date, model)
+    successes  -- of requests that were booked by the batch, by (shape, date): not in `days` and `models` until `settle`
     """
 
     days: dict[tuple[int, str], DayTotals] = field(default_factory=dict)
     models: dict[tuple[int, str, str], ModelTotals] = field(default_factory=dict)
+    successes: dict[tuple[Shape, str], KeySums] = field(default_factory=dict)
+
+    def settle(self) -> None:
+        """Bring the sums of batches into `days` and `models`."""
+        while self.successes:
+            (shape, date), sums = self.successes.popitem()
+            self.book_successes(sums, shape.operation, date, shape.model_name)
 
     def book(self, record: RequestRecord, shape: Shape) -> None:
         """Add one finished request."""
@@ -106,14 +118,15 @@ class Totals:
             if answered or tokens.input or tokens.output:
                 self._book_model(record.key_id, date, shape.model_name, int(answered), tokens)
 
-    def book_successes(self, shape: Shape, key_id: int, date: str, count: int, latency_ms: int, tokens: Tokens) -> None:
-        """Add so many requests of one shape, each answered by this key at the first attempt, with their sums."""
-        day = self.days.setdefault((key_id, date), DayTotals())
-        day.requests += count
-        day.successes += count
-        day.total_latency_ms += latency_ms
-        if shape.operation in BOOKED_OPERATIONS:
-            self._book_model(key_id, date, shape.model_name, count, tokens)
+    def book_successes(self, sums: KeySums, operation: str, date: str, model: str) -> None:
+        """Add requests that were alike, each answered at its first attempt."""
+        for key_id, (count, latency_ms, *tokens) in sums.items():
+            day = self.days.setdefault((key_id, date), DayTotals())
+            day.requests += count
+            day.successes += count
+            day.total_latency_ms += latency_ms
+            if operation in BOOKED_OPERATIONS:
+                self._book_model(key_id, date, model, count, Tokens(*tokens))
 
     def _book_model(self, key_id: int, date: str, name: str, answered: int, tokens: Tokens) -> None:
         day = self.days.setdefault((key_id, date), DayTotals())
@@ -165,6 +178,7 @@ def write_totals(connection: Connection, totals: Totals) -> None:
 
     Reads, adds and writes inside the caller's transaction; the rows are locked, so that workers add up.
     """
+    totals.settle()
     _merge(connection, daily_stats, ("key_id", "date"), totals.days)
     _merge(connection, model_stats, ("key_id", "date", "model"), totals.models)
 

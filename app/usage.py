@@ -2,7 +2,8 @@
 What is remembered of each request: a row in `requests`, the statistics of its keys, its metrics, its lines in the live
 log and one access line. Reading it back is `usage_queries`; what is cheaper by the batch is `booking`.
 
-`record` works in memory only: rows and sums reach the database through the writer, at most a tenth of a second late.
+`record` works in memory only: rows reach the database through the writer a tenth of a second later at most, sums half a
+second later.
 Nothing stored holds a secret, a query string or a character that a database refuses.
 """
 
@@ -37,6 +38,8 @@ MAX_ATTEMPTS: Final = 100
 SEEN_EVERY_S: Final = 43_200.0
 #: Shapes that are known to be in the database; the one that was used first goes.
 _MAX_STORED: Final = 5000
+#: Under load, sums are written so often: it costs the same for one request as for thousands.
+SUMS_EVERY_S: Final = 0.5
 _BIG_NUMBERS: Final = (
     "key_id",
     "request_bytes",
@@ -70,7 +73,7 @@ class UsageStore:
         self._clock = clock or Clock()
         self.shapes = Shapes(redactor)
         self.live_log = live_log or LiveLog(database, writer, redactor, self._clock)
-        self.totals: WriteBehind[Totals] = WriteBehind(writer, Totals, write_totals, self._clock)
+        self.totals: WriteBehind[Totals] = WriteBehind(writer, Totals, write_totals, self._clock, every_s=SUMS_EVERY_S)
         self._new_shapes: WriteBehind[_ShapeRows] = WriteBehind(writer, dict, _write_shapes, self._clock)
         self._stored_until: OrderedDict[int, float] = OrderedDict()
         self._lock = threading.Lock()

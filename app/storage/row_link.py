@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 MAX_WAITING: Final = 50_000
 #: Shapes that one process knows; beyond it they start afresh.
 _MOST_TOLD: Final = 4000
-#: Starts in a row that came to nothing, after which the rows go another way.
+#: Processes in a row that could not be started or ended by themselves at once, after which the rows go another way.
 _MOST_STARTS: Final = 3
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 2.0
@@ -215,11 +215,12 @@ class RowLink:
     def _run(self) -> None:
         starts, pause_s = 0, _FIRST_PAUSE_S
         while starts < _MOST_STARTS:
-            if self._start_process() and self._serve():
+            answered = self._start_process() and self._serve()
+            killed = self._end_process() < 0
+            if answered:
                 starts, pause_s = 0, _FIRST_PAUSE_S
-            else:
+            elif not killed:
                 starts += 1
-            self._end_process()
             with self._changed:
                 if self._closing:
                     return
@@ -287,8 +288,11 @@ class RowLink:
                 told = "cannot be written to; request rows wait" if troubled else "can be written to again"
                 _logger.log(logging.ERROR if troubled else logging.WARNING, "The database %s", told)
 
-    def _end_process(self) -> None:
-        """Nobody is at the other end any more: what was not acknowledged is unsent again."""
+    def _end_process(self) -> int:
+        """
+        Nobody is at the other end any more: what was not acknowledged is unsent again. Returns the exit status, below 0
+        for a process that was killed.
+        """
         with self._changed:
             process, own = self._process, self._socket
             self._process = self._socket = None
@@ -304,10 +308,12 @@ class RowLink:
             closing = self._closing
         if own is not None:
             own.close()
-        if process is not None:
-            status = process.wait()
-            if not closing or status:
-                _logger.warning("The row writer has ended with status %d", status)
+        if process is None:
+            return 0
+        status = process.wait()
+        if not closing or status:
+            _logger.warning("The row writer has ended with status %d", status)
+        return status
 
     def _give_up(self) -> None:
         """No process lives long enough to say anything: the rows go another way."""

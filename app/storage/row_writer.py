@@ -89,8 +89,10 @@ NICENESS: Final = 3
 READ_BYTES: Final = 262_144
 #: Rows in one transaction: it holds the database's write lock for a few milliseconds.
 MOST_ROWS: Final = 1024
-#: Under load transactions begin so far apart: bigger ones cost less.
+#: Transactions begin at least so far apart unless there is a backlog: bigger ones cost less.
 PAUSE_S: Final = 0.02
+#: The longest pause between two transactions of a backlog.
+GAP_S: Final = 0.01
 _BUSY_TIMEOUT_S: Final = 1.0
 _FIRST_WAIT_S: Final = 0.01
 _LONGEST_WAIT_S: Final = 1.0
@@ -313,15 +315,16 @@ class Writer:
         """Raises OSError when rows are lost."""
         self._tell(False)
         self._store.prepare()
-        due = 0.0
         while data := os.read(self._descriptor, READ_BYTES):
             self._buffer += data
-            while frames := self._frames():
+            frames = self._frames()
+            while frames:
+                began = time.monotonic()
                 self._write(frames)
-            pause_s = due - time.monotonic()
-            if pause_s > 0:
-                time.sleep(pause_s)
-            due = time.monotonic() + PAUSE_S
+                took_s = time.monotonic() - began
+                frames = self._frames()
+                # SQLite has no queue: others get the write lock only while nobody holds it.
+                time.sleep(min(took_s, GAP_S) if frames else max(0.0, PAUSE_S - took_s))
         self._store.close()
 
     def _frames(self) -> list[Frame]:

@@ -10,6 +10,7 @@ dropped and counted, urgent ones never. Nothing here raises into a caller.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import threading
 import time
@@ -38,7 +39,7 @@ _BATCH: Final = 256  # a longer batch would hold the interpreter long enough to 
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 1.0
 # The writer retries by itself; a short wait inside SQLite lets it notice that it should stop.
-_BUSY_TIMEOUT_S: Final = 0.25
+_BUSY_TIMEOUT_S: Final = 0.5
 
 
 class _Row:
@@ -77,6 +78,7 @@ class Writer:
         self._changed = threading.Condition()
         self._urgent: deque[Job] = deque()
         self._waiting: deque[Job | _Row] = deque()
+        self._delayed: list[tuple[float, int, Job]] = []  # a heap: due at, number, job
         self._waiting_since = 0.0
         # Tickets: how many entries came in and how many are dealt with, for `flush`.
         self._urgent_in = self._urgent_done = self._later_in = self._later_done = 0
@@ -113,9 +115,22 @@ class Writer:
             self._urgent_in += 1
             self._wake()
 
-    def later(self, job: Job) -> None:
-        """Run `job` with the next batch. Within a batch, jobs keep their order and run before the rows."""
-        self._add(job)
+    def later(self, job: Job, delay_s: float = 0.0) -> None:
+        """
+        Run `job` with the next batch. Within a batch, jobs keep their order and run before the rows.
+
+        delay_s -- how long the job had better wait before; `flush` does not wait for it
+        """
+        if delay_s <= 0:
+            self._add(job)
+            return
+        with self._changed:
+            if self._stopping:
+                self._dropped += 1
+                return
+            heapq.heappush(self._delayed, (time.monotonic() + delay_s, self._later_in, job))
+            self._later_in += 1
+            self._wake()
 
     def add_row(self, table: sa.Table, row: Mapping[str, Any]) -> None:
         """Insert `row` (column name -> value) with the next batch, together with others of the same table."""
@@ -194,9 +209,10 @@ class Writer:
 
     def _give_up(self) -> None:
         with self._changed:
-            entries = [*self._urgent, *self._waiting]
+            entries = [*self._urgent, *(job for _, _, job in self._delayed), *self._waiting]
             lost = len(entries)
             self._urgent.clear()
+            self._delayed.clear()
             self._waiting.clear()
             self._urgent_done, self._later_done = self._urgent_in, self._later_in
             self._dropped += lost
@@ -221,9 +237,12 @@ class Writer:
         return False
 
     def _due_at(self, now: float) -> float | None:
-        if self._urgent or (self._waiting and self._flushes):
+        if self._urgent or (self._flushes and (self._waiting or self._delayed)):
             return now
-        return self._waiting_since + self._max_delay_s if self._waiting else None
+        instants = [self._waiting_since + self._max_delay_s] if self._waiting else []
+        if self._delayed:
+            instants.append(self._delayed[0][0])
+        return min(instants, default=None)
 
     def _work(self) -> bool:
         """Write what is due; False when the database is in trouble and the entries went back to their queues."""
@@ -233,6 +252,9 @@ class Writer:
         if urgent:
             return self._write_urgent(urgent)
         with self._changed:
+            now = time.monotonic()
+            while self._delayed and (self._flushes or self._delayed[0][0] <= now):
+                self._waiting.appendleft(heapq.heappop(self._delayed)[2])
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         return self._write_later(batch)
 
