@@ -3,14 +3,16 @@ Booking successes by the batch: what `UsageStore.record` does for one request, d
 Both leave the same rows, statistics, metrics, lines of the live log and access lines.
 
 The event loop appends entries and calls `flush` when `batch` of them have come together, and `FLUSH_EVERY_S` after the
-first at the latest. A flush adds up, and hands the rows to the row writer's process; it waits for nothing. Without that
-process (PostgreSQL, another server, no process to be had) the rows go to the writer's thread, the rest stays the same.
+first at the latest. A flush adds up, and hands the rows to the row writer's process; it waits for nothing, unless that
+process is so far behind that rows would be dropped soon. Without the process (PostgreSQL, another server, no process to
+be had) the rows go to the writer's thread, and the rest stays the same.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -31,6 +33,9 @@ from app.usage import SEEN_EVERY_S, UsageStore
 
 #: How long an entry may wait for a flush.
 FLUSH_EVERY_S: Final = 0.05
+#: How long each flush leaves the processor to the row writer when rows are about to be dropped; less when it is less far
+#: behind, so that both find the pace that one core allows them.
+MOST_YIELD_S: Final = 0.005
 _DAY_S: Final = 86400
 #: Entries booked so far that wait although nobody flushes; beyond it they are flushed where they are made.
 _MOST_ENTRIES: Final = 4096
@@ -153,6 +158,8 @@ class Booking:
         link = self._link
         if link is not None and link.usable:
             link.send(Batch(shapes, columns, now, shown))
+            if crowding := link.crowding:
+                time.sleep(MOST_YIELD_S * crowding)
             return
         if shown:
             _log_lines(shown, shapes, columns)

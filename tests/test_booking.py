@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from app.booking import FLUSH_EVERY_S, entry_of, is_bookable
+from app.booking import FLUSH_EVERY_S, MOST_YIELD_S, entry_of, is_bookable
 from app.records import RequestRecord
 from app.shapes import MAX_INT64
+from app.storage.row_link import RowLink
 from app.storage.schema import daily_stats, events, model_stats, request_shapes
 from app.telemetry.logs import JsonFormatter
 from app.usage_queries import RequestFilter
@@ -317,6 +319,27 @@ def test_entries_that_nobody_flushes_do_not_pile_up(bench: Bench) -> None:
         bench.booking.record(success(request_id=f"r{number}"))
 
     assert len(bench.booking.entries) < 5000
+
+
+def test_a_flush_waits_only_while_rows_are_about_to_be_dropped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowding = 0.0
+    monkeypatch.setattr(RowLink, "crowding", property(lambda _: crowding))
+    bench.booking.start()
+
+    def quickest_flush_s() -> float:
+        took = []
+        for _ in range(10):
+            bench.booking.record(success())
+            began = time.monotonic()
+            bench.booking.flush()
+            took.append(time.monotonic() - began)
+        return min(took)
+
+    assert quickest_flush_s() < MOST_YIELD_S
+    crowding = 0.5
+    assert quickest_flush_s() >= MOST_YIELD_S * 0.5
+    crowding = 1.0
+    assert quickest_flush_s() >= MOST_YIELD_S
 
 
 def test_the_list_of_entries_stays_the_same_object(bench: Bench) -> None:

@@ -130,6 +130,14 @@ class RowLink:
         return self._rows
 
     @property
+    def crowding(self) -> float:
+        """
+        How far the process is behind although the database is fine, so that it gets too little of the processor: 0 up
+        to half of the bound, 1 at the bound, where rows are dropped.
+        """
+        return max(0.0, 2 * self._rows / self._max_waiting - 1) if self.healthy else 0.0
+
+    @property
     def dropped(self) -> int:
         return self._lost + self._refused_before + self._refused
 

@@ -302,6 +302,24 @@ def test_sending_never_waits_for_a_process_that_does_not_read_and_the_newest_row
     assert link.waiting == 0
 
 
+def test_crowding_grows_from_half_of_the_bound_to_the_bound_and_is_not_for_a_locked_database(database, make):
+    link = make(max_waiting=1000)
+    link.send(a_batch(0))
+    assert link.flush(20)
+    os.kill(process_of(link), signal.SIGSTOP)
+    seen = []
+    for first in range(0, 1000, 250):
+        link.send(a_batch(first, 250))
+        seen.append(link.crowding)
+    assert seen == [0, 0, 0.5, 1]
+
+    with Locked(database):
+        os.kill(process_of(link), signal.SIGCONT)
+        assert eventually(lambda: not link.healthy, 10)
+        assert link.crowding == 0
+    assert link.flush(20)
+
+
 def test_a_row_that_the_database_refuses_is_counted_and_the_others_are_written(database, make):
     link = make()
     good = a_batch(0)
