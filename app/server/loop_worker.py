@@ -144,7 +144,7 @@ class LoopWorker(Worker):
         """After each turn: flush what has been booked, when it is enough or has waited long enough."""
         count = len(self._booking.entries)
         if count >= self._booking.batch:
-            self._booking.flush()
+            self._loop.call_soon(self._booking.flush)
         elif count and not self._flush_ordered:
             self._flush_ordered = True
             self._loop.at(time.monotonic() + FLUSH_EVERY_S, self._flush)

@@ -43,6 +43,8 @@ MAX_MODELS: Final = 200
 #: Bound of the caches of label children: beyond it they start afresh, which only costs time.
 _MAX_CACHED: Final = 5000
 _WRITER_EVERY_S: Final = 1.0
+#: More than any answer has; beyond 2**1024 a number does not even become a float.
+_MOST_TOKENS: Final = 2**53
 
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _FIRST_TOKENS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -299,8 +301,8 @@ class Metrics:
         if children is None:
             children = (self.tokens.labels(*key, "input"), self.tokens.labels(*key, "output"))
             _remember(self._tokens, key, children)
-        children[0].inc(max(0, tokens_in))
-        children[1].inc(max(0, tokens_out))
+        for child, tokens in zip(children, (tokens_in, tokens_out), strict=True):
+            child.inc(max(0, min(tokens, _MOST_TOKENS)))
 
     def _model_label(self, model: str) -> str:
         if model in self._models:
