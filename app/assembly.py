@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from app.auth_store import AuthStore
+from app.booking import Booking
 from app.clients import Clients
 from app.clock import Clock
 from app.config import Config
@@ -114,6 +115,9 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
 
 def _edge(config: Config, services: Services, lifecycle: Lifecycle, verify_with: str | None) -> Edge:
     live_settings, providers = services.live_settings, services.providers
+    booking = Booking(
+        services.usage, services.database, services.writer, live_settings, services.metrics, services.clock
+    )
     gateway = Gateway(
         settings=lambda: live_settings.current,
         providers=lambda: providers.snapshot,
@@ -131,7 +135,8 @@ def _edge(config: Config, services: Services, lifecycle: Lifecycle, verify_with:
         lifecycle=lifecycle,
         clock=services.clock,
         metrics=services.metrics,
-        record=services.usage.record,
+        record=booking.record,
+        booking=booking,
         buffer_bytes=lambda: live_settings.current.buffer_size,
     )
 
@@ -166,8 +171,15 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
     services.metrics.watch_writer(lambda: services.writer.waiting, lambda: services.writer.dropped)
     keys.subscribe(lambda change: _tell(services.usage, change))
 
+    known: frozenset[str] = frozenset()
+
     def know_secrets() -> None:
-        services.redactor.replace_secrets([*config.secrets, *keys.secrets(), *providers.secrets()])
+        nonlocal known
+        secrets_now = frozenset([*config.secrets, *keys.secrets(), *providers.secrets()])
+        services.redactor.replace_secrets(secrets_now)
+        if secrets_now != known:  # most refreshes are about the states of keys
+            known = secrets_now
+            services.usage.shapes.forget()
 
     poller = RevisionPoller(services.database)
     # Secrets are known before anything else follows, so that a new key is hidden as soon as it is used.
@@ -199,6 +211,7 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
         retention.stop,
         poller.stop,
         keys.stop,
+        edge.booking.flush,
         lambda: services.writer.close(FLUSH_S),
         edge.upstreams.close,
         demonstration.stop,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.booking import Booking
 from app.clock import Clock
 from app.lifecycle import Lifecycle
 from app.proxy.gateway import Gateway
@@ -19,6 +20,7 @@ from app.telemetry.metrics import Metrics
 class Edge:
     """
     record        -- takes the record of each request; never blocks
+    booking       -- the same for an event loop, which starts it and flushes it
     buffer_bytes  -- how much to read at once
     """
 
@@ -28,4 +30,5 @@ class Edge:
     clock: Clock
     metrics: Metrics
     record: Callable[[RequestRecord], None]
+    booking: Booking
     buffer_bytes: Callable[[], int]

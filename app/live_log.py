@@ -10,20 +10,22 @@ gets in, and a body is cut at `MAX_BODY_CHARS`.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
 from app.clock import Clock
 from app.records import RequestRecord
+from app.shapes import Entry, Shape
 from app.storage.database import Database
 from app.storage.schema import events
 from app.storage.writer import Writer
-from app.telemetry.logs import TextRedactor, iso_milliseconds, safe_text, without_query
+from app.telemetry.logs import Clean, TextRedactor, iso_milliseconds, safe_text
 
 BLUE: Final = "blue"
 GREEN: Final = "green"
@@ -47,36 +49,50 @@ class WriteBehind(Generic[T]):
     """
     Collects changes in memory and writes them with one job of the writer, instead of one job for each change.
 
-    empty  -- makes a container for changes
-    write  -- stores a full container; runs in the writer's transaction, and again with the same container when that
-              transaction was rolled back
+    empty    -- makes a container for changes
+    write    -- stores a full container; runs in the writer's transaction, and again with the same container when that
+                transaction was rolled back
+    every_s  -- the least time between two writes
     """
 
     #: A job that has not run after this time is ordered again: the writer may have dropped it.
     REORDER_AFTER_S: Final = 1.0
 
     def __init__(
-        self, writer: Writer, empty: Callable[[], T], write: Callable[[Connection, T], None], clock: Clock
+        self,
+        writer: Writer,
+        empty: Callable[[], T],
+        write: Callable[[Connection, T], None],
+        clock: Clock,
+        *,
+        every_s: float = 0.0,
     ) -> None:
         self._writer, self._empty, self._write, self._clock = writer, empty, write, clock
+        self._every_s = every_s
+        self._taken_at = -math.inf
         self._lock = threading.Lock()
         self._pending = empty()
         self._ordered_at: float | None = None
 
     def change(self, change: Callable[[T], None]) -> None:
-        """Apply `change` to the container that is written next, within a tenth of a second. Cheap: no SQL here."""
+        """
+        Apply `change` to the container that is written next: within a tenth of a second, or `every_s` after the last
+        write. Cheap: no SQL here.
+        """
         now = self._clock.monotonic()
         with self._lock:
             change(self._pending)
             due = self._ordered_at is None or now - self._ordered_at > self.REORDER_AFTER_S
             if due:
                 self._ordered_at = now
+            delay_s = self._taken_at + self._every_s - now
         if due:
-            self._writer.later(_Job(self._take, self._write))
+            self._writer.later(_Job(self._take, self._write), delay_s)
 
     def _take(self) -> T:
         with self._lock:
             taken, self._pending, self._ordered_at = self._pending, self._empty(), None
+            self._taken_at = self._clock.monotonic()
         return taken
 
 
@@ -95,7 +111,22 @@ class _Job(Generic[T]):
 
 #: Unix seconds, color, message
 _Line = tuple[float, str, str]
-_Entries = deque[_Line | RequestRecord]
+
+
+class _Request(NamedTuple):
+    """A finished request; its id and the texts of its shape are redacted, the excerpts are not yet."""
+
+    shape: Shape
+    request_id: str
+    started_at: float
+    key_id: int | None
+    duration_ms: int
+    attempts: int
+    request_excerpt: str = ""
+    response_excerpt: str = ""
+
+
+_Entries = deque[_Line | _Request | Entry]
 
 
 class LiveLog:
@@ -118,9 +149,28 @@ class LiveLog:
         line = (self._clock.wall() if at is None else at, color, message)
         self._entries.change(lambda entries: entries.append(line))
 
-    def request(self, record: RequestRecord) -> None:
-        """Add the lines of one finished request: the request, the answer, the bodies where the record has excerpts."""
-        self._entries.change(lambda entries: entries.append(record))
+    def request(self, record: RequestRecord, shape: Shape, request_id: str) -> None:
+        """
+        Add the lines of one finished request: the request, the answer, the bodies where the record has excerpts.
+
+        request_id -- redacted and cut
+        """
+        entry = _Request(
+            shape,
+            request_id,
+            record.started_at,
+            record.key_id,
+            record.duration_ms,
+            len(record.attempts),
+            record.request_excerpt,
+            record.response_excerpt,
+        )
+        self._entries.change(lambda entries: entries.append(entry))
+
+    def successes(self, booked: Sequence[Entry]) -> None:
+        """Add the lines of finished requests that needed one attempt each."""
+        newest = booked[-MAX_ENTRIES_PER_WRITE:]
+        self._entries.change(lambda entries: entries.extend(newest))
 
     def key_changed(self, name: str, new: str, reason: str = "") -> None:
         """Add a line about the new state of a key."""
@@ -130,14 +180,23 @@ class LiveLog:
     def _write(self, connection: Connection, entries: _Entries) -> None:
         lines: list[_Line] = []
         for entry in entries:
-            lines += _request_lines(entry, self._redactor.text) if isinstance(entry, RequestRecord) else [entry]
+            lines += self._lines(entry)
         if lines:
             rows = [{"at": at, "color": color, "message": self._printable(message)} for at, color, message in lines]
             connection.execute(insert(events), rows)
 
+    def _lines(self, entry: _Line | _Request | Entry) -> list[_Line]:
+        if isinstance(entry, _Request):
+            return _request_lines(entry, self._redactor.text)
+        if isinstance(entry[0], Shape):
+            shape, request_id, started_at, key_id, duration_ms = entry[:5]
+            return _request_lines(_Request(shape, request_id, started_at, key_id, duration_ms, 1), self._redactor.text)
+        return [entry]
+
     def _printable(self, text: str) -> str:
         # Redact first: a cut secret is no longer recognised.
-        text = _UNPRINTABLE.sub("\ufffd", safe_text(self._redactor.text(text)))
+        clean = text if type(text) is Clean else self._redactor.text(text)
+        text = _UNPRINTABLE.sub("\ufffd", safe_text(clean))
         return text if len(text) <= MAX_LINE_CHARS else text[: MAX_LINE_CHARS - 1] + "…"
 
     # -- reading ----------------------------------------------------------------------------------
@@ -163,36 +222,38 @@ def status_color(status: int, outcome: str = "success") -> str:
     return YELLOW if 300 <= status < 400 else RED
 
 
-def _request_lines(record: RequestRecord, clean: Callable[[str], str]) -> list[_Line]:
-    ended_at = record.started_at + record.duration_ms / 1000
-    color = status_color(record.status, record.outcome)
-    lines = [(record.started_at, BLUE, _request_line(record))]
-    if record.request_excerpt:
-        lines.append((record.started_at, BLUE, f"Request body: {_cut(clean(record.request_excerpt))}"))
-    lines.append((ended_at, color, _answer_line(record)))
-    if record.response_excerpt:
-        lines.append((ended_at, color, f"Response body: {_cut(clean(record.response_excerpt))}"))
+def _request_lines(request: _Request, clean: Callable[[str], str]) -> list[_Line]:
+    shape, started_at = request.shape, request.started_at
+    ended_at = started_at + request.duration_ms / 1000
+    color = status_color(shape.status, shape.outcome)
+    lines: list[_Line] = [(started_at, BLUE, _request_line(request))]
+    if request.request_excerpt:
+        lines.append((started_at, BLUE, Clean(f"Request body: {_cut(clean(request.request_excerpt))}")))
+    lines.append((ended_at, color, _answer_line(request)))
+    if request.response_excerpt:
+        lines.append((ended_at, color, Clean(f"Response body: {_cut(clean(request.response_excerpt))}")))
     return lines
 
 
-def _request_line(record: RequestRecord) -> str:
-    model = f" model {record.model}" if record.model else ""
-    stream = " stream" if record.stream else ""
-    path = without_query(record.path)
-    return f"{record.method} {path}{model}{stream} ({record.request_id})"
+def _request_line(request: _Request) -> Clean:
+    shape = request.shape
+    model = f" model {shape.model}" if shape.model else ""
+    stream = " stream" if shape.stream else ""
+    return Clean(f"{shape.method} {shape.path}{model}{stream} ({request.request_id})")
 
 
-def _answer_line(record: RequestRecord) -> str:
-    parts = [f"{record.status} {record.outcome or 'done'} in {record.duration_ms} ms"]
-    if record.provider:
-        parts.append(record.provider)
-    if record.key_id is not None:
-        parts.append(f"key {record.key_id}")
-    if record.attempts:
-        parts.append(f"{len(record.attempts)} attempt{'s' if len(record.attempts) > 1 else ''}")
-    if record.error_code:
-        parts.append(record.error_code)
-    return f"{', '.join(parts)} ({record.request_id})"
+def _answer_line(request: _Request) -> Clean:
+    shape = request.shape
+    parts = [f"{shape.status} {shape.outcome or 'done'} in {request.duration_ms} ms"]
+    if shape.provider:
+        parts.append(shape.provider)
+    if request.key_id is not None:
+        parts.append(f"key {request.key_id}")
+    if request.attempts:
+        parts.append(f"{request.attempts} attempt{'s' if request.attempts > 1 else ''}")
+    if shape.error_code:
+        parts.append(shape.error_code)
+    return Clean(f"{', '.join(parts)} ({request.request_id})")
 
 
 def _cut(body: str) -> str:

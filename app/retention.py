@@ -1,9 +1,9 @@
 """
 Retention: what is old goes, in small slices, so that no write holds the database for long.
 
-Request rows go by age and by number (live settings), daily sums after 400 days, lines of the live log beyond the
-newest 1,000, and sessions when they have expired. Runs once a minute in one thread of one worker; nothing else
-deletes these rows, and nothing here deletes others.
+Request rows go by age and by number (live settings), their shapes after them, daily sums after 400 days, lines of the
+live log beyond the newest 1,000, and sessions when they have expired. Runs once a minute in one thread of one worker;
+nothing else deletes these rows, and nothing here deletes others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.clock import Clock
@@ -25,11 +25,12 @@ from app.storage.schema import (
     events,
     login_attempts,
     model_stats,
+    request_shapes,
     requests,
     session_keys,
 )
 from app.storage.writer import Writer
-from app.usage import utc_date
+from app.totals import utc_date
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ SLICE_ROWS: Final = 1000
 STATS_DAYS: Final = 400
 MAX_EVENTS: Final = 1000
 _DAY_S: Final = 86400
+#: A shape that was last seen so long before the oldest request is none's: it would have been seen again.
+SHAPE_UNSEEN_S: Final = 2.0 * _DAY_S
 #: After this long without an answer of the writer a round is given up; the next one begins anew.
 _PATIENCE_S: Final = 30.0
 #: A peer that has not tried to log in for a day is forgotten.
@@ -104,6 +107,7 @@ class Retention:
             beyond = self._first_beyond(table, rows)
             if beyond is not None:
                 yield table, table.c.id <= beyond
+        yield request_shapes, request_shapes.c.seen_at < self._oldest_request(now) - SHAPE_UNSEEN_S
         oldest = utc_date(now - STATS_DAYS * _DAY_S)
         yield daily_stats, daily_stats.c.date < oldest
         yield model_stats, model_stats.c.date < oldest
@@ -118,6 +122,12 @@ class Retention:
         with self._database.read() as connection:
             found = connection.execute(query).scalar()
         return None if found is None else int(found)
+
+    def _oldest_request(self, now: float) -> float:
+        """When the oldest request that is left began; now where none is."""
+        with self._database.read() as connection:
+            found = connection.execute(select(func.min(requests.c.started_at))).scalar()
+        return now if found is None else min(now, float(found))
 
     def _delete(self, table: Table, condition: Condition) -> int:
         """Delete slice after slice until none is left. Looks first, so that a quiet minute writes nothing."""

@@ -8,17 +8,18 @@ the wildcards of a search text mean themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import orjson
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, or_, select
 
 from app.clock import Clock
+from app.shapes import MAX_INT64, plain_attempt
 from app.storage.database import Database
-from app.storage.schema import daily_stats, keys, model_stats, requests
+from app.storage.schema import daily_stats, keys, model_stats, request_log, request_shapes, requests
 from app.telemetry.logs import iso_milliseconds, safe_text
-from app.usage import MAX_INT64, read_counts, utc_date
+from app.totals import read_counts, utc_date
 
 GLOBAL_DAYS: Final = 7
 KEY_DAYS: Final = 30
@@ -198,7 +199,7 @@ class UsageQueries:
         conditions = _conditions(wanted)
         if conditions is None:
             return {"requests": [], "next_before_id": None}
-        query = select(requests).where(*conditions).order_by(requests.c.id.desc()).limit(limit + 1)
+        query = request_log.where(*conditions).order_by(requests.c.id.desc()).limit(limit + 1)
         rows = [_request(row) for row in self._all(query)]
         more = len(rows) > limit
         return {"requests": rows[:limit], "next_before_id": rows[limit - 1]["id"] if more else None}
@@ -211,7 +212,7 @@ class UsageQueries:
         if row_id <= MAX_INT64:
             matching = or_(matching, requests.c.id == row_id)
             order.insert(0, case((requests.c.id == row_id, 0), else_=1))
-        rows = self._all(select(requests).where(matching).order_by(*order).limit(1))
+        rows = self._all(request_log.where(matching).order_by(*order).limit(1))
         return _request(rows[0]) if rows else None
 
     # -- parts ------------------------------------------------------------------------------------
@@ -282,27 +283,30 @@ def _distribution(rows: Sequence[RowMapping]) -> list[Json]:
 
 def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]] | None:
     """The WHERE conditions; None when no row can match."""
-    column = requests.c
-    numbers = {"key_id": wanted.key_id, "client_id": wanted.client_id}
-    if any(number is not None and not 0 <= number <= MAX_INT64 for number in numbers.values()):
+    row, shape = requests.c, request_shapes.c
+    if any(number is not None and not 0 <= number <= MAX_INT64 for number in (wanted.key_id, wanted.client_id)):
         return None
-    equal = numbers | {"stream": wanted.stream, "outcome": _text(wanted.outcome), "provider": _text(wanted.provider)}
-    found = [column[name] == value for name, value in equal.items() if value is not None]
+    equal: list[tuple[ColumnElement[Any], Any]] = [
+        (row.key_id, wanted.key_id),
+        (shape.client_id, wanted.client_id),
+        (shape.stream, wanted.stream),
+        (shape.outcome, _text(wanted.outcome)),
+        (shape.provider, _text(wanted.provider)),
+    ]
+    found = [column == value for column, value in equal if value is not None]
     if wanted.status_class is not None:
         first = max(0, min(wanted.status_class, 99)) * 100
-        found.append(column.status.between(first, first + 99))
+        found.append(shape.status.between(first, first + 99))
     if model := _text(wanted.model):
-        found.append(or_(column.model == model, column.upstream_model == model))
+        found.append(or_(shape.model == model, shape.upstream_model == model))
     if wanted.since is not None:
-        found.append(column.started_at >= wanted.since)
+        found.append(row.started_at >= wanted.since)
     if wanted.until is not None:
-        found.append(column.started_at < wanted.until)
+        found.append(row.started_at < wanted.until)
     if text := _text(wanted.text):
-        found.append(
-            or_(column.path.icontains(text, autoescape=True), column.request_id.icontains(text, autoescape=True))
-        )
+        found.append(or_(shape.path.icontains(text, autoescape=True), row.request_id.icontains(text, autoescape=True)))
     if wanted.before_id is not None:
-        found.append(column.id < min(max(0, wanted.before_id), MAX_INT64))
+        found.append(row.id < min(max(0, wanted.before_id), MAX_INT64))
     return found
 
 
@@ -314,9 +318,15 @@ def _request(row: RowMapping) -> Json:
     found = dict(row)
     found["stream"] = bool(row["stream"])
     found["started"] = iso_milliseconds(row["started_at"])
+    found["attempts"] = _attempts(row)
+    return found
+
+
+def _attempts(row: RowMapping) -> list[Any]:
+    if not row["attempts"]:
+        return [asdict(plain_attempt(row["provider"], row["status"], row["key_id"], row["duration_ms"]))]
     try:
         attempts = orjson.loads(row["attempts"])
     except orjson.JSONDecodeError:
-        attempts = []
-    found["attempts"] = attempts if isinstance(attempts, list) else []
-    return found
+        return []
+    return attempts if isinstance(attempts, list) else []

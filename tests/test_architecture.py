@@ -55,7 +55,10 @@ LAYERS = [
         "app.limits",
         "app.telemetry",
         "app.live_log",
+        "app.shapes",
+        "app.totals",
         "app.usage",
+        "app.booking",
         "app.usage_queries",
         "app.retention",
         "app.health",
@@ -122,6 +125,7 @@ WALLS = {
         "app.price_store",
         "app.auth_store",
         "app.live_log",
+        "app.totals",
         "app.usage",
         "app.usage_queries",
         "app.retention",
@@ -131,7 +135,7 @@ WALLS = {
     "urllib3": ("app.proxy.upstream",),
     "httptools": ("app.proxy.http1", "app.server.requests"),
     "gunicorn": ("app.server",),
-    "prometheus_client": ("app.telemetry.metrics",),
+    "prometheus_client": ("app.telemetry.metrics", "app.telemetry.series"),
     "cryptography": ("app.vault",),
 }
 

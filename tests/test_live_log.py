@@ -22,7 +22,7 @@ def lines(bench: Bench) -> list[tuple[str, str]]:
 
 
 def test_a_request_is_a_blue_line_and_its_answer_a_green_one(bench: Bench) -> None:
-    bench.live_log.request(a_record(7, stream=True, attempts=[an_attempt(3), an_attempt(7)]))
+    bench.show(a_record(7, stream=True, attempts=[an_attempt(3), an_attempt(7)]))
 
     assert lines(bench) == [
         ("POST /v1/chat/completions model gpt-5 stream (req-1)", "blue"),
@@ -48,7 +48,7 @@ def test_the_color_of_an_answer_follows_its_status(status: int, color: str) -> N
 
 
 def test_a_stream_that_was_cut_is_red_although_its_status_was_200(bench: Bench) -> None:
-    bench.live_log.request(a_record(outcome="upstream_cut", error_code="upstream_cut"))
+    bench.show(a_record(outcome="upstream_cut", error_code="upstream_cut"))
 
     assert lines(bench)[1] == ("200 upstream_cut in 120 ms, openai, key 1, 1 attempt, upstream_cut (req-1)", "red")
 
@@ -61,14 +61,14 @@ def test_a_change_of_a_key_is_a_line_in_the_color_of_its_state(bench: Bench, new
 
 
 def test_bodies_show_when_the_record_has_them_and_are_cut_at_500_characters(bench: Bench) -> None:
-    bench.live_log.request(a_record(request_excerpt="q" * 600, response_excerpt="a" * 500))
+    bench.show(a_record(request_excerpt="q" * 600, response_excerpt="a" * 500))
 
     shown = [text for text, _ in lines(bench) if "body" in text]
     assert shown == [f"Request body: {'q' * 499}…", f"Response body: {'a' * 500}"]
 
 
 def test_times_are_iso_8601_in_utc_and_lines_come_oldest_first(bench: Bench) -> None:
-    bench.live_log.request(a_record())
+    bench.show(a_record())
     bench.live_log.add("earlier", "blue", at=NOON - 1)
     bench.written()
 
@@ -104,7 +104,7 @@ def test_a_burst_writes_only_its_newest_entries(bench: Bench) -> None:
 
 
 def test_no_secret_no_query_string_and_no_control_character_gets_in(bench: Bench) -> None:
-    bench.live_log.request(a_record(path=f"/v1/{SECRET}\r\n\x1b[31m\u202e\ud800?key={SECRET}", model="m\nx"))
+    bench.show(a_record(path=f"/v1/{SECRET}\r\n\x1b[31m\u202e\ud800?key={SECRET}", model="m\nx"))
     bench.live_log.key_changed(f"name {SECRET}", "Disabled", "bad\0")
 
     told = " ".join(text for text, _ in lines(bench))
@@ -115,7 +115,7 @@ def test_no_secret_no_query_string_and_no_control_character_gets_in(bench: Bench
 
 
 def test_a_very_long_path_is_cut(bench: Bench) -> None:
-    bench.live_log.request(a_record(path="/" + "p" * 5000))
+    bench.show(a_record(path="/" + "p" * 5000))
 
     assert len(lines(bench)[0][0]) == 1000
 

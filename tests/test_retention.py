@@ -15,10 +15,11 @@ from app.storage.schema import (
     events,
     login_attempts,
     model_stats,
+    request_shapes,
     requests,
     session_keys,
 )
-from tests.usage_cases import DAY_S, NOON, Bench, bench_at
+from tests.usage_cases import DAY_S, NOON, Bench, a_record, bench_at
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def retention(bench: Bench) -> Retention:
 
 
 def add_requests(bench: Bench, count: int, at: float = NOON) -> None:
-    bench.add_rows(requests, [{"request_id": f"r{number}", "started_at": at} for number in range(count)])
+    bench.add_rows(requests, [{"shape_id": 1, "request_id": f"r{number}", "started_at": at} for number in range(count)])
 
 
 def test_requests_older_than_the_setting_go(bench: Bench, retention: Retention) -> None:
@@ -61,6 +62,34 @@ def test_a_changed_setting_counts_at_the_next_round(bench: Bench, retention: Ret
 
     bench.settings.update({"request_retention_rows": 100})
     assert retention.run_once() == 30
+
+
+def test_a_shape_goes_when_it_was_last_seen_long_before_the_oldest_request(bench: Bench, retention: Retention) -> None:
+    seen = [NOON - 5 * DAY_S, NOON - 3.1 * DAY_S, NOON - 2.9 * DAY_S, NOON]
+    bench.add_rows(request_shapes, [{"id": 2**62 + number, "seen_at": at} for number, at in enumerate(seen)])
+    add_requests(bench, 1, NOON - DAY_S)
+
+    assert retention.run_once() == 2
+    assert [row["seen_at"] for row in bench.rows(request_shapes)] == seen[2:]
+
+
+def test_shapes_without_any_request_stay_two_days(bench: Bench, retention: Retention) -> None:
+    seen = [NOON - 2.1 * DAY_S, NOON - 1.9 * DAY_S]
+    bench.add_rows(request_shapes, [{"id": 2**62 + number, "seen_at": at} for number, at in enumerate(seen)])
+
+    retention.run_once()
+
+    assert [row["seen_at"] for row in bench.rows(request_shapes)] == seen[1:]
+
+
+def test_a_shape_that_is_in_use_is_seen_again_before_it_could_go(bench: Bench, retention: Retention) -> None:
+    bench.settings.update({"request_retention_days": 1})
+    for _ in range(8):
+        bench.record(a_record(started_at=bench.now))
+        bench.now += DAY_S / 2
+        retention.run_once()
+
+    assert {row["path"] for row in bench.requests()} == {"/v1/chat/completions"}
 
 
 def test_only_the_newest_thousand_lines_of_the_live_log_stay(bench: Bench, retention: Retention) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from app.storage.schema import daily_stats, events, keys, model_stats, requests
-from app.usage import MAX_INT64, MAX_SUM
+from app.shapes import MAX_INT64
+from app.storage.schema import daily_stats, events, keys, model_stats
+from app.totals import MAX_SUM
 from tests.usage_cases import DAY_S, NOON, SECRET, Bench, a_record, an_attempt, bench_at
 
 
@@ -35,7 +36,7 @@ def test_a_request_becomes_one_row_with_its_attempts(bench: Bench) -> None:
 
     bench.record(a_record(1, client_id=9, stream=True, first_byte_ms=60, attempts=[failed, an_attempt(1, number=2)]))
 
-    [row] = bench.rows(requests)
+    [row] = bench.requests()
     assert (row["request_id"], row["status"], row["outcome"], row["key_id"]) == ("req-1", 200, "success", 1)
     assert (row["client_id"], row["stream"], row["first_byte_ms"], row["input_tokens"]) == (9, True, 60, 10)
     first, second = json.loads(row["attempts"])
@@ -51,7 +52,7 @@ def test_without_request_logging_there_is_no_row_and_no_line_but_the_statistics_
     with caplog.at_level(logging.INFO, logger="access"):
         bench.record(a_record())
 
-    assert bench.rows(requests) == []
+    assert bench.requests() == []
     assert bench.rows(events) == []
     assert caplog.records == []
     assert day(bench)["requests"] == 1
@@ -64,7 +65,7 @@ def test_without_metrics_collection_nothing_is_counted_but_the_row_stays(bench: 
     bench.record(a_record())
 
     assert bench.metrics.as_json()["requestsTotal"] == 0
-    assert len(bench.rows(requests)) == 1
+    assert len(bench.requests()) == 1
 
 
 def test_secrets_and_query_strings_are_not_stored(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,7 +81,7 @@ def test_secrets_and_query_strings_are_not_stored(bench: Bench, caplog: pytest.L
     with caplog.at_level(logging.INFO, logger="access"):
         bench.record(record)
 
-    [row] = bench.rows(requests)
+    [row] = bench.requests()
     assert row["path"] == "/v1/files/[redacted]"
     assert "Incorrect API key provided: [redacted]." in row["attempts"]
     seen = f"{row} {bench.rows(events)} {[vars(line) for line in caplog.records]}"
@@ -91,7 +92,7 @@ def test_secrets_and_query_strings_are_not_stored(bench: Bench, caplog: pytest.L
 def test_text_that_a_database_refuses_is_made_harmless(bench: Bench) -> None:
     bench.record(a_record(model="m\ud800\0", path="/v1/\udfff\0", user_agent="\ud83d\ude00", request_id="\ud800"))
 
-    [row] = bench.rows(requests)
+    [row] = bench.requests()
     assert row["model"] == "m\ufffd\ufffd"
     assert row["path"] == "/v1/\ufffd\ufffd"
     assert row["user_agent"] == "\U0001f600"
@@ -101,7 +102,7 @@ def test_text_that_a_database_refuses_is_made_harmless(bench: Bench) -> None:
 def test_long_text_is_cut_to_its_column(bench: Bench) -> None:
     bench.record(a_record(path="/" + "p" * 9000, model="m" * 900, request_id="r" * 900, error_code="e" * 900))
 
-    [row] = bench.rows(requests)
+    [row] = bench.requests()
     lengths = [len(row[name]) for name in ("path", "model", "request_id", "error_code")]
     assert lengths == [2048, 256, 128, 64]
 
@@ -111,7 +112,7 @@ def test_absurd_numbers_are_clamped(bench: Bench, absurd: int) -> None:
     bench.record(a_record(input_tokens=absurd, output_tokens=absurd, duration_ms=absurd))
     bench.record(a_record(input_tokens=absurd))
 
-    row = bench.rows(requests)[0]
+    row = bench.requests()[0]
     assert row["input_tokens"] == row["output_tokens"] == (MAX_INT64 if absurd > 0 else 0)
     assert day(bench)["tokens_in"] == (MAX_SUM if absurd > 0 else 0)
 
@@ -168,7 +169,7 @@ def test_what_is_not_the_keys_doing_is_left_out_of_its_counts(bench: Bench, verd
     bench.record(a_record(status=400, outcome="client_error", attempts=[attempt], input_tokens=None, output_tokens=0))
 
     assert bench.rows(daily_stats) == []
-    assert len(bench.rows(requests)) == 1
+    assert len(bench.requests()) == 1
 
 
 def test_tokens_of_a_stream_that_the_caller_left_are_counted_all_the_same(bench: Bench) -> None:
@@ -217,7 +218,7 @@ def test_a_request_without_a_key_has_a_row_and_no_statistics(bench: Bench) -> No
     bench.record(a_record(None, status=503, outcome="no_keys", attempts=[]))
 
     assert bench.rows(daily_stats) == []
-    assert [row["outcome"] for row in bench.rows(requests)] == ["no_keys"]
+    assert [row["outcome"] for row in bench.requests()] == ["no_keys"]
 
 
 def test_statistics_of_a_key_deleted_meanwhile_are_dropped_and_the_others_kept(bench: Bench) -> None:
@@ -282,7 +283,7 @@ def test_nothing_is_lost_between_many_threads_and_two_workers(bench: Bench, tmp_
     assert (answered["successes"], answered["tokens_in"]) == (800, 8000)
     assert answered["model_usage"] == {f"model-{number}": 200 for number in range(4)}
     assert sum(row["requests"] for row in bench.rows(model_stats)) == 800
-    assert len(bench.rows(requests)) == 800
+    assert len(bench.requests()) == 800
 
 
 def test_a_locked_database_delays_the_counts_and_loses_none(bench: Bench) -> None:
@@ -293,7 +294,7 @@ def test_a_locked_database_delays_the_counts_and_loses_none(bench: Bench) -> Non
     bench.written()
 
     assert day(bench)["requests"] == 20
-    assert len(bench.rows(requests)) == 20
+    assert len(bench.requests()) == 20
 
 
 def test_a_key_change_shows_in_the_live_log(bench: Bench) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,7 @@ def test_the_request_log_comes_in_pages(log: Bench) -> None:
 
 @pytest.mark.parametrize(("limit", "rows"), [(0, 1), (-5, 1), (10**9, MAX_PAGE), (MAX_PAGE, MAX_PAGE)])
 def test_a_page_has_at_least_one_row_and_at_most_500(bench: Bench, limit: int, rows: int) -> None:
-    bench.add_rows(requests, [{"request_id": f"r{n}", "started_at": NOON} for n in range(MAX_PAGE + 10)])
+    bench.add_rows(requests, [{"shape_id": 1, "request_id": f"r{n}", "started_at": NOON} for n in range(MAX_PAGE + 10)])
 
     assert len(bench.queries.list_requests(RequestFilter(limit=limit))["requests"]) == rows
 
@@ -325,7 +326,47 @@ def test_an_unknown_request_is_none(log: Bench, identity: str) -> None:
 
 
 def test_damaged_attempts_are_shown_as_none(bench: Bench) -> None:
-    rows = [{"request_id": "a", "started_at": NOON, "attempts": text} for text in ("{", '{"a": 1}')]
+    rows = [{"shape_id": 1, "request_id": "a", "started_at": NOON, "attempts": text} for text in ("{", '{"a": 1}')]
     bench.add_rows(requests, rows)
 
     assert [row["attempts"] for row in bench.queries.list_requests()["requests"]] == [[], []]
+
+
+def test_one_attempt_that_was_ok_is_not_stored_and_shown_all_the_same(bench: Bench) -> None:
+    attempt = an_attempt(2, provider="gemini", status=201, duration_ms=77)
+    bench.record(a_record(2, provider="gemini", status=201, duration_ms=77, attempts=[attempt]))
+
+    assert [row["attempts"] for row in bench.requests()] == [""]
+    [shown] = bench.queries.list_requests()["requests"]
+    assert shown["attempts"] == [asdict(attempt)]
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"number": 2},
+        {"provider": "another"},
+        {"status": 200},
+        {"verdict": "CLIENT"},
+        {"reason": "why"},
+        {"message": "what"},
+        {"wait_ms": 1},
+        {"duration_ms": 76},
+        {"key_id": 1},
+    ],
+)
+def test_an_attempt_that_differs_from_its_request_is_stored(bench: Bench, different: dict[str, Any]) -> None:
+    given = {"key_id": 2, "provider": "gemini", "status": 201, "duration_ms": 77}
+    attempt = an_attempt(**(given | different))
+    bench.record(a_record(2, provider="gemini", status=201, duration_ms=77, attempts=[attempt]))
+
+    assert bench.requests()[0]["attempts"] != ""
+    assert bench.queries.list_requests()["requests"][0]["attempts"] == [asdict(attempt)]
+
+
+def test_a_row_whose_shape_is_missing_is_shown_with_what_it_has(bench: Bench) -> None:
+    bench.add_rows(requests, [{"shape_id": 1, "request_id": "a", "started_at": NOON, "duration_ms": 5}])
+
+    [shown] = bench.queries.list_requests()["requests"]
+    assert (shown["request_id"], shown["duration_ms"]) == ("a", 5)
+    assert (shown["path"], shown["status"], shown["stream"], shown["model"]) == ("", 0, False, None)

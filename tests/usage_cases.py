@@ -13,12 +13,13 @@ from typing import Any
 
 from sqlalchemy import Table, insert, select
 
+from app.booking import Booking
 from app.clock import Clock
 from app.live_log import LiveLog
 from app.records import AttemptRecord, RequestRecord
 from app.settings_store import LiveSettings
 from app.storage.database import Database
-from app.storage.schema import keys
+from app.storage.schema import keys, request_log
 from app.storage.writer import Writer
 from app.telemetry.metrics import Metrics
 from app.usage import UsageStore
@@ -63,6 +64,7 @@ class Bench:
             clock=self.clock,
         )
         self.queries = UsageQueries(self.database, self.clock)
+        self.booking = Booking(self.usage, self.database, self.writer, self.settings, self.metrics, self.clock)
 
     def record(self, *records: RequestRecord) -> None:
         """Book the records and wait until they are written."""
@@ -81,6 +83,16 @@ class Bench:
     def add_rows(self, table: Table, rows: list[dict[str, Any]]) -> None:
         with self.database.transaction() as connection:
             connection.execute(insert(table), rows)
+
+    def show(self, record: RequestRecord) -> None:
+        """Put the lines of the record into the live log, and nothing else."""
+        shapes = self.usage.shapes
+        self.live_log.request(record, shapes.of(record), shapes.safe_request_id(record.request_id))
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The rows of the requests with what their shapes say; `attempts` as it is stored."""
+        with self.database.read() as connection:
+            return [dict(row) for row in connection.execute(request_log).mappings()]
 
     def rows(self, table: Table) -> list[dict[str, Any]]:
         with self.database.read() as connection:

@@ -4,8 +4,9 @@ The stores, in the shape in which the core asks for them.
 
 from __future__ import annotations
 
-import random
+import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,10 @@ _REFUSALS = {
     "inactive": "This client key is switched off. Ask the operator of this server.",
     "expired": "This client key has expired. Ask the operator of this server for a new one.",
 }
+_TAIL_BYTES = 10
+#: For `translate`: the high four bits become 7, the high two bits become 0b10.
+_VERSION = bytes(0x70 | value & 0x0F for value in range(256))
+_VARIANT = bytes(0x80 | value & 0x3F for value in range(256))
 #: Who counts together for the limit of requests per minute.
 RATE_NAME = "proxy"
 
@@ -100,15 +105,39 @@ class ModelCache:
 
 class RequestIds:
     """
-    32 hexadecimal digits at each call. Unique, not secret: asking the system for randomness costs more than routing a
-    call. Made after the fork, so that no two workers count alike.
+    A UUID of version 7 as 32 hexadecimal digits at each call: the time in milliseconds, then 74 random bits (RFC 9562,
+    section 5.7). Ids that follow the time keep the index over them small and quick; the random part is the system's, so
+    that no id can be guessed from another, and is drawn for many ids at once. Made after the fork, so that no two
+    workers share what they have drawn.
     """
 
-    def __init__(self) -> None:
-        self._numbers = random.Random()
+    AT_ONCE = 256
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._tails: list[str] = []
+        self._time: tuple[int, str] = (-1, "")
 
     def __call__(self) -> str:
-        return f"{self._numbers.getrandbits(128):032x}"
+        now_ms = int(self._wall() * 1000)
+        known_ms, head = self._time
+        if now_ms != known_ms:
+            head = f"{now_ms & 0xFFFFFFFFFFFF:012x}"
+            self._time = now_ms, head
+        try:
+            return head + self._tails.pop()
+        except IndexError:
+            tails = self._draw()
+            last = tails.pop()
+            self._tails = tails
+            return head + last
+
+    def _draw(self) -> list[str]:
+        """What follows the time: the version, 12 random bits, the variant, 62 random bits."""
+        drawn = bytearray(os.urandom(_TAIL_BYTES * self.AT_ONCE))
+        drawn[0::_TAIL_BYTES] = drawn[0::_TAIL_BYTES].translate(_VERSION)
+        drawn[2::_TAIL_BYTES] = drawn[2::_TAIL_BYTES].translate(_VARIANT)
+        return drawn.hex(" ", _TAIL_BYTES).split(" ")
 
 
 class RouteExplainer:

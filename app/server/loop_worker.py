@@ -15,6 +15,7 @@ from typing import Any
 
 from gunicorn.workers.base import Worker
 
+from app.booking import FLUSH_EVERY_S
 from app.edge import Edge
 from app.lifecycle import Lifecycle
 from app.proxy.collation import ListExchange, open_exchange
@@ -52,6 +53,7 @@ class LoopWorker(Worker):
         self._doorkeeper = Doorkeeper()
         self._relays: set[LoopRelay] = set()
         self._ending = False
+        self._flush_ordered = False
         self._work = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="flask")
         self._admin = ThreadPoolExecutor(ADMIN_THREADS, thread_name_prefix="admin")
         super().init_process()
@@ -71,11 +73,14 @@ class LoopWorker(Worker):
         self._address = self._listeners[0].getsockname()[:2]
         for listener in self._listeners:
             listener.setblocking(False)
+        self._booking = self._edge.booking
+        self._booking.start()
         self._accept(True)
         notified = 0.0
         try:
             while self.alive:
                 self._loop.turn()
+                self._book()
                 now = time.monotonic()
                 if now - notified >= 1.0:
                     notified = now
@@ -179,6 +184,19 @@ class LoopWorker(Worker):
         relay = LoopRelay(self._loop, self._edge, self._idle, exchange, connection, over)
         self._relays.add(relay)
         return relay
+
+    def _book(self) -> None:
+        """After each turn: flush what has been booked, when it is enough or has waited long enough."""
+        count = len(self._booking.entries)
+        if count >= self._booking.batch:
+            self._loop.call_soon(self._booking.flush)
+        elif count and not self._flush_ordered:
+            self._flush_ordered = True
+            self._loop.at(time.monotonic() + FLUSH_EVERY_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_ordered = False
+        self._booking.flush()
 
     # -- the end ------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
 from ..errors import ConfigError
+from .row_writer import SQLITE_PRAGMAS, SQLITE_TROUBLE
 from .schema import revision
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ BUSY_TIMEOUT_S: Final = 5.0
 _SAFE_SQLITE: Final = (3, 51, 3)
 _POOL_SIZE: Final = 4
 _MAX_OVERFLOW: Final = 60
-# Primary result codes: busy, locked, out of memory, read-only, interrupted, input/output, corrupt, full, cannot open,
-# lock protocol, not a database. The others, such as 1, are mistakes in the statement
-# (https://www.sqlite.org/rescode.html).
-_SQLITE_TROUBLE: Final = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 # SQLSTATE classes: connection, transaction rollback, resources, operator intervention, system error
 # (PostgreSQL manual, appendix A).
 _POSTGRES_TROUBLE: Final = ("08", "25006", "40", "55P03", "53", "57", "58")
@@ -68,7 +65,7 @@ def is_trouble(error: SQLAlchemyError) -> bool:
         return False
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
-        return code & 0xFF in _SQLITE_TROUBLE
+        return code & 0xFF in SQLITE_TROUBLE
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return str(state).startswith(_POSTGRES_TROUBLE)
@@ -178,9 +175,7 @@ def _sqlite_engine(
         connect_args={"timeout": busy_timeout_s, "check_same_thread": False, "isolation_level": None},
         **pool,
     )
-    pragmas = ["foreign_keys=ON", "synchronous=NORMAL", "mmap_size=0", "journal_size_limit=67108864"]
-    if not writes:
-        pragmas.append("query_only=ON")
+    pragmas = SQLITE_PRAGMAS if writes else (*SQLITE_PRAGMAS, "query_only=ON")
 
     def prepare(connection: Any, _record: object) -> None:
         for pragma in pragmas:

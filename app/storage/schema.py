@@ -21,10 +21,16 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    func,
+    select,
 )
 
 # SQLite only makes INTEGER PRIMARY KEY columns aliases of the rowid.
 _Id = BigInteger().with_variant(Integer, "sqlite")
+
+#: What stands in for a value that is missing where none may be.
+_EMPTY = {String: "", Text: "", Integer: 0, Boolean: false()}
 
 metadata = MetaData()
 
@@ -174,12 +180,11 @@ model_prices = Table(
     Column("updated_at", Float, nullable=False, server_default="0"),
 )
 
-requests = Table(
-    "requests",
+# What many requests have in common, texts redacted and cut: each row of `requests` names one.
+request_shapes = Table(
+    "request_shapes",
     metadata,
-    Column("id", _Id, primary_key=True, autoincrement=True),
-    Column("request_id", String(128), nullable=False),
-    Column("started_at", Float, nullable=False),
+    Column("id", _Id, primary_key=True, autoincrement=False),  # from a hash of the columns up to user_agent
     Column("method", String(16), nullable=False, server_default=""),
     Column("path", Text, nullable=False, server_default=""),
     Column("dialect", String(32), nullable=False, server_default=""),
@@ -187,12 +192,25 @@ requests = Table(
     Column("model", Text),
     Column("upstream_model", Text),
     Column("provider", String(64)),
-    Column("key_id", _Id),
     Column("client_id", _Id),
     Column("stream", Boolean, nullable=False, server_default="0"),
     Column("status", Integer, nullable=False, server_default="0"),
     Column("outcome", String(32), nullable=False, server_default=""),
     Column("error_code", String(64), nullable=False, server_default=""),
+    Column("peer", String(64), nullable=False, server_default=""),
+    Column("user_agent", Text, nullable=False, server_default=""),
+    # Whoever uses the shape says so at least once a day, so that one without rows can be told and deleted.
+    Column("seen_at", Float, nullable=False, server_default="0"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("shape_id", _Id, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("key_id", _Id),
     Column("duration_ms", Integer, nullable=False, server_default="0"),
     Column("first_byte_ms", Integer),
     Column("request_bytes", BigInteger, nullable=False, server_default="0"),
@@ -202,13 +220,22 @@ requests = Table(
     Column("cached_tokens", BigInteger),
     Column("cache_write_tokens", BigInteger),
     Column("reasoning_tokens", BigInteger),
-    Column("peer", String(64), nullable=False, server_default=""),
-    Column("user_agent", Text, nullable=False, server_default=""),
-    # JSON list of attempts (AttemptRecord fields): read with the row, never searched by SQL.
-    Column("attempts", Text, nullable=False, server_default="[]"),
+    # JSON list of attempts (AttemptRecord fields): read with the row, never searched by SQL. Empty = one attempt that
+    # was ok, with the provider and the status of the shape, the key and the duration of the row.
+    Column("attempts", Text, nullable=False, server_default=""),
 )
 Index("ix_requests_started_at", requests.c.started_at)
 Index("ix_requests_request_id", requests.c.request_id)
+
+#: Each request with what its shape says, under the names of the columns. A row whose shape is missing is shown without.
+request_log = select(
+    requests,
+    *(
+        func.coalesce(column, _EMPTY[type(column.type)]).label(column.name) if not column.nullable else column
+        for column in request_shapes.c
+        if column.name not in ("id", "seen_at")
+    ),
+).join_from(requests, request_shapes, requests.c.shape_id == request_shapes.c.id, isouter=True)
 
 # Lines of the live log: requests, answers and changes of key states.
 events = Table(

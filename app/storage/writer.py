@@ -10,12 +10,13 @@ dropped and counted, urgent ones never. Nothing here raises into a caller.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,7 +39,7 @@ _BATCH: Final = 256  # a longer batch would hold the interpreter long enough to 
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 1.0
 # The writer retries by itself; a short wait inside SQLite lets it notice that it should stop.
-_BUSY_TIMEOUT_S: Final = 0.25
+_BUSY_TIMEOUT_S: Final = 0.5
 
 
 class _Row:
@@ -51,12 +52,23 @@ class _Row:
         self.values = values
 
 
+class Companion(Protocol):
+    """Writes some of the rows in another way; see `RowLink`."""
+
+    @property
+    def healthy(self) -> bool: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    def flush(self, timeout_s: float) -> bool: ...
+    def close(self, timeout_s: float) -> bool: ...
+
+
 class Writer:
     """
-    Thread-safe. The thread starts with the first entry, so that one made before a fork works after it.
-
-    healthy  -- False from a write that failed through the database's fault until the next that succeeds
-    dropped  -- how many later jobs and rows were lost: beyond the bound, or refused by the database
+    Thread-safe. The thread starts with the first entry, so that one made before a fork works after it. What is said of
+    all that waits includes the companion's part, where there is one.
     """
 
     def __init__(self, database: Database, max_delay_s: float = 0.1, max_waiting: int = MAX_WAITING) -> None:
@@ -66,6 +78,7 @@ class Writer:
         self._changed = threading.Condition()
         self._urgent: deque[Job] = deque()
         self._waiting: deque[Job | _Row] = deque()
+        self._delayed: list[tuple[float, int, Job]] = []  # a heap: due at, number, job
         self._waiting_since = 0.0
         # Tickets: how many entries came in and how many are dealt with, for `flush`.
         self._urgent_in = self._urgent_done = self._later_in = self._later_done = 0
@@ -74,22 +87,50 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._statements: dict[tuple[str, tuple[str, ...]], str] = {}
-        self.healthy = True
-        self.dropped = 0
+        self._companion: Companion | None = None
+        self._healthy = True
+        self._dropped = 0
+
+    def accompany(self, companion: Companion) -> None:
+        """From now on `companion` writes too: it is flushed, closed and reported together with the rest."""
+        self._companion = companion
+
+    @property
+    def healthy(self) -> bool:
+        """False from a write that failed through the database's fault until the next that succeeds."""
+        return self._healthy and (self._companion is None or self._companion.healthy)
+
+    @property
+    def dropped(self) -> int:
+        """How many later jobs and rows were lost: beyond the bound, or refused by the database."""
+        return self._dropped + (0 if self._companion is None else self._companion.dropped)
 
     def urgent(self, job: Job) -> None:
         """Run `job` as soon as the database can; jobs keep their order."""
         with self._changed:
             if self._stopping:
-                self.dropped += 1
+                self._dropped += 1
                 return
             self._urgent.append(job)
             self._urgent_in += 1
             self._wake()
 
-    def later(self, job: Job) -> None:
-        """Run `job` with the next batch. Within a batch, jobs keep their order and run before the rows."""
-        self._add(job)
+    def later(self, job: Job, delay_s: float = 0.0) -> None:
+        """
+        Run `job` with the next batch. Within a batch, jobs keep their order and run before the rows.
+
+        delay_s -- how long the job had better wait before; `flush` does not wait for it
+        """
+        if delay_s <= 0:
+            self._add(job)
+            return
+        with self._changed:
+            if self._stopping:
+                self._dropped += 1
+                return
+            heapq.heappush(self._delayed, (time.monotonic() + delay_s, self._later_in, job))
+            self._later_in += 1
+            self._wake()
 
     def add_row(self, table: sa.Table, row: Mapping[str, Any]) -> None:
         """Insert `row` (column name -> value) with the next batch, together with others of the same table."""
@@ -99,11 +140,32 @@ class Writer:
     def waiting(self) -> int:
         """How many entries are not written yet."""
         with self._changed:
-            return self._urgent_in - self._urgent_done + self._later_in - self._later_done
+            own = self._urgent_in - self._urgent_done + self._later_in - self._later_done
+        return own + (0 if self._companion is None else self._companion.waiting)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was handed over before this call is written; False when that took too long."""
         deadline = time.monotonic() + timeout_s
+        companion = self._companion
+        # The companion first: what it can't write comes here.
+        others = companion is None or companion.flush(timeout_s)
+        return self._flush_own(deadline) and others
+
+    def close(self, timeout_s: float) -> bool:
+        """Flush, then end the thread. Later entries are dropped. False when not all could be written in time."""
+        deadline = time.monotonic() + timeout_s
+        companion = self._companion
+        others = companion is None or companion.close(timeout_s)
+        written = self._flush_own(deadline)
+        with self._changed:
+            self._stopping = True
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(max(0.1, deadline - time.monotonic()))
+        return written and others
+
+    def _flush_own(self, deadline: float) -> bool:
         with self._changed:
             urgent, later = self._urgent_in, self._later_in
             self._flushes += 1
@@ -117,22 +179,10 @@ class Writer:
             finally:
                 self._flushes -= 1
 
-    def close(self, timeout_s: float) -> bool:
-        """Flush, then end the thread. Later entries are dropped. False when not all could be written in time."""
-        deadline = time.monotonic() + timeout_s
-        written = self.flush(timeout_s)
-        with self._changed:
-            self._stopping = True
-            thread = self._thread
-            self._changed.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(max(0.1, deadline - time.monotonic()))
-        return written
-
     def _add(self, entry: Job | _Row) -> None:
         with self._changed:
             if self._stopping or len(self._waiting) >= self._max_waiting:
-                self.dropped += 1
+                self._dropped += 1
                 return
             self._waiting.append(entry)
             self._later_in += 1
@@ -159,12 +209,13 @@ class Writer:
 
     def _give_up(self) -> None:
         with self._changed:
-            entries = [*self._urgent, *self._waiting]
+            entries = [*self._urgent, *(job for _, _, job in self._delayed), *self._waiting]
             lost = len(entries)
             self._urgent.clear()
+            self._delayed.clear()
             self._waiting.clear()
             self._urgent_done, self._later_done = self._urgent_in, self._later_in
-            self.dropped += lost
+            self._dropped += lost
             self._changed.notify_all()
         if lost:
             _logger.error("%d entries could not be written in time and are lost", lost)
@@ -186,9 +237,12 @@ class Writer:
         return False
 
     def _due_at(self, now: float) -> float | None:
-        if self._urgent or (self._waiting and self._flushes):
+        if self._urgent or (self._flushes and (self._waiting or self._delayed)):
             return now
-        return self._waiting_since + self._max_delay_s if self._waiting else None
+        instants = [self._waiting_since + self._max_delay_s] if self._waiting else []
+        if self._delayed:
+            instants.append(self._delayed[0][0])
+        return min(instants, default=None)
 
     def _work(self) -> bool:
         """Write what is due; False when the database is in trouble and the entries went back to their queues."""
@@ -198,6 +252,9 @@ class Writer:
         if urgent:
             return self._write_urgent(urgent)
         with self._changed:
+            now = time.monotonic()
+            while self._delayed and (self._flushes or self._delayed[0][0] <= now):
+                self._waiting.appendleft(heapq.heappop(self._delayed)[2])
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         return self._write_later(batch)
 
@@ -238,9 +295,9 @@ class Writer:
             self._report_trouble(error)
             self._disconnect()
             return False
-        if not self.healthy:
+        if not self._healthy:
             _logger.warning("The database can be written to again")
-            self.healthy = True
+            self._healthy = True
         _settle(entries, lost)
         return True
 
@@ -258,7 +315,7 @@ class Writer:
                     lost.add(position)
                     _logger.error("A %s could not be written and is lost: %s", what, _told(error))
         with self._changed:
-            self.dropped += len(lost)
+            self._dropped += len(lost)
         return lost
 
     def _execute(self, entries: Sequence[Job | _Row]) -> None:
@@ -296,9 +353,9 @@ class Writer:
                 connection.close()
 
     def _report_trouble(self, error: SQLAlchemyError) -> None:
-        if self.healthy:
+        if self._healthy:
             _logger.error("The database cannot be written to; what is to be written waits: %s", _told(error))
-        self.healthy = False
+        self._healthy = False
 
 
 def _settle(entries: Sequence[Job | _Row], lost: Collection[int]) -> None:

@@ -65,6 +65,12 @@ class Clean(str):
     __slots__ = ()
 
 
+class Rendered(str):
+    """Whole lines, as `JsonFormatter` would have made them: several records in one."""
+
+    __slots__ = ()
+
+
 class NoRedaction:
     """For the moments before the secrets are known."""
 
@@ -124,6 +130,8 @@ class JsonFormatter(logging.Formatter):
         self.redactor: TextRedactor = redactor or NoRedaction()
 
     def format(self, record: logging.LogRecord) -> str:
+        if type(record.msg) is Rendered:
+            return record.msg
         # One look at all texts together is cheaper than one at each; few lines have anything to redact.
         texts: list[str] = []
 

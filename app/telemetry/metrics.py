@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import prometheus_client
@@ -26,8 +26,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from app.keys.base import Status
-from app.records import AttemptRecord, RequestRecord
+from app.records import RequestRecord
 from app.telemetry.logs import iso_milliseconds
+from app.telemetry.series import Labelled, RequestSeries, error_type_of, is_chat
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +43,11 @@ MAX_MODELS: Final = 200
 #: Bound of the caches of label children: beyond it they start afresh, which only costs time.
 _MAX_CACHED: Final = 5000
 _WRITER_EVERY_S: Final = 1.0
-_CHAT_DIALECT: Final = "openai_chat"
+#: More than any answer has; beyond 2**1024 a number does not even become a float.
+_MOST_TOKENS: Final = 2**53
 
 _DURATIONS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _FIRST_TOKENS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
-
-#: Error types of the chat metrics that follow from our error code; the others are named after the outcome.
-_CHAT_ERROR_TYPES: Final[Mapping[str, str]] = {
-    "invalid_json": "parse_error",
-    "invalid_messages": "validation_error",
-    "invalid_request": "validation_error",
-}
 
 
 def forget_process(pid: int) -> None:
@@ -102,43 +97,16 @@ class InFlight:
         self._gauges.append(gauge)
 
 
-def is_chat(dialect: str, operation: str) -> bool:
-    """Whether a request belongs to the `chat_completions_*` metrics."""
-    return dialect == _CHAT_DIALECT and operation == "generate"
+class Running:
+    """
+    What one worker's event loop has under way: plain numbers, which only its own thread changes. The gauges follow at
+    each flush of the booking and at each scrape.
+    """
 
+    __slots__ = ("chats", "requests", "streams")
 
-class _RequestSeries:
-    """The children of one combination of labels, looked up once."""
-
-    def __init__(self, metrics: Metrics, record: RequestRecord, error_type: str) -> None:
-        dialect, status = record.dialect or "none", str(record.status)
-        stream = "true" if record.stream else "false"
-        self.requests = metrics.requests.labels(dialect, record.operation or "none", status, stream, record.outcome)
-        self.seconds = metrics.request_seconds.labels(dialect, stream)
-        self.first_token = metrics.first_token_seconds.labels(dialect) if record.stream else None
-        self.stream = metrics.stream_seconds.labels(dialect) if record.stream else None
-        failed = record.outcome != "success"
-        self.errors = metrics.errors.labels(record.outcome) if failed else None
-        chat = is_chat(record.dialect, record.operation)
-        self.chat_requests = metrics.chat_requests.labels(status, stream) if chat else None
-        self.chat_seconds = metrics.chat_seconds.labels(stream) if chat else None
-        self.chat_errors = metrics.chat_errors.labels(error_type) if chat and failed else None
-
-    def observe(self, record: RequestRecord) -> None:
-        seconds = max(0, record.duration_ms) / 1000
-        self.requests.inc()
-        self.seconds.observe(seconds)
-        if self.errors is not None:
-            self.errors.inc()
-        if self.first_token is not None and record.first_byte_ms is not None:
-            self.first_token.observe(max(0, record.first_byte_ms) / 1000)
-        if self.stream is not None and record.first_byte_ms is not None:
-            self.stream.observe(max(0, record.duration_ms - record.first_byte_ms) / 1000)
-        if self.chat_requests is not None and self.chat_seconds is not None:
-            self.chat_requests.inc()
-            self.chat_seconds.observe(seconds)
-        if self.chat_errors is not None:
-            self.chat_errors.inc()
+    def __init__(self) -> None:
+        self.requests = self.streams = self.chats = 0
 
 
 class Metrics:
@@ -156,9 +124,11 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._models: set[str] = set()
-        self._series: dict[tuple[str, str, int, bool, str, str], _RequestSeries] = {}
+        self._series: dict[tuple[str, str, int, bool, str, str], RequestSeries] = {}
         self._attempts: dict[tuple[str, int, str], tuple[Counter, Counter]] = {}
         self._tokens: dict[tuple[str, str], tuple[Counter, Counter]] = {}
+        self.running = Running()
+        self._shown = Running()
         self._queue_length: Callable[[], int] = lambda: 0
         self._dropped: Callable[[], int] = lambda: 0
         self._dropped_seen = 0
@@ -236,52 +206,103 @@ class Metrics:
         """Count a request as on its way until `end` of what is returned."""
         return InFlight(self)
 
-    def observe(self, record: RequestRecord) -> None:
-        """Count a finished request with its attempts and tokens. Never raises."""
+    def observe(self, record: RequestRecord, model: str | None = None) -> None:
+        """
+        Count a finished request with its attempts and tokens. Never raises.
+
+        model -- its name as a label, redacted and cut; None takes it from the record
+        """
         if not self.enabled():
             return
         try:
             self._request_series(record).observe(record)
             for attempt in record.attempts:
-                self._observe_attempt(attempt)
-            self._observe_tokens(record)
+                self._observe_attempts(attempt.provider, attempt.status, attempt.verdict, 1)
+            if record.input_tokens is not None or record.output_tokens is not None:
+                model = model or record.upstream_model or record.model or "unknown"
+                self._observe_tokens(record.provider, model, record.input_tokens or 0, record.output_tokens or 0)
             if time.monotonic() >= self._writer_due:
                 self._observe_writer()
         except (OSError, ValueError) as error:
             # The mapped files cannot grow any more: the disk is full or gone.
             log.warning("Metrics could not be written: %s", error)
 
-    def _request_series(self, record: RequestRecord) -> _RequestSeries:
-        error_type = _CHAT_ERROR_TYPES.get(record.error_code, record.outcome)
+    def observe_successes(
+        self,
+        shape: Labelled,
+        provider: str | None,
+        model: str,
+        durations_ms: Sequence[int],
+        first_bytes_ms: Sequence[int | None],
+        tokens: tuple[int, int] | None,
+    ) -> None:
+        """
+        Count requests that are alike, each answered by its first attempt. Never raises.
+
+        model   -- its name as a label
+        tokens  -- the sums of input and output; None where no request has any
+        """
+        if not self.enabled():
+            return
+        try:
+            self._request_series(shape).observe_successes(durations_ms, first_bytes_ms)
+            self._observe_attempts(provider or "", shape.status, "ok", len(durations_ms))
+            if tokens is not None:
+                self._observe_tokens(provider, model, *tokens)
+            if time.monotonic() >= self._writer_due:
+                self._observe_writer()
+        except (OSError, ValueError) as error:
+            log.warning("Metrics could not be written: %s", error)
+
+    def show_running(self) -> None:
+        """Bring the gauges up to what the event loop has under way. Never raises."""
+        running, shown, on = self.running, self._shown, self.enabled()
+        try:
+            for name, gauge in (
+                ("requests", self.in_flight),
+                ("streams", self.streams_in_flight),
+                ("chats", self.chat_active),
+            ):
+                now = getattr(running, name) if on else 0
+                with self._lock:
+                    change = now - getattr(shown, name)
+                    setattr(shown, name, now)
+                if change:
+                    gauge.inc(change)
+        except (OSError, ValueError) as error:
+            log.warning("Metrics could not be written: %s", error)
+
+    def _request_series(self, record: Labelled) -> RequestSeries:
+        error_type = error_type_of(record)
         key = (record.dialect, record.operation, record.status, record.stream, record.outcome, error_type)
         series = self._series.get(key)
         if series is None:
-            series = _RequestSeries(self, record, error_type)
+            series = RequestSeries(self, record, error_type)
             _remember(self._series, key, series)
         return series
 
-    def _observe_attempt(self, attempt: AttemptRecord) -> None:
-        key = (attempt.provider, attempt.status, attempt.verdict)
+    def _observe_attempts(self, provider: str, status: int, verdict: str, count: int) -> None:
+        key = (provider, status, verdict)
         children = self._attempts.get(key)
         if children is None:
             children = (
-                self.attempts.labels(attempt.provider, str(attempt.status)),
-                self.verdicts.labels(attempt.provider, attempt.verdict or "none"),
+                self.attempts.labels(provider, str(status)),
+                self.verdicts.labels(provider, verdict or "none"),
             )
             _remember(self._attempts, key, children)
         for child in children:
-            child.inc()
+            child.inc(count)
 
-    def _observe_tokens(self, record: RequestRecord) -> None:
-        if record.provider is None or (record.input_tokens is None and record.output_tokens is None):
+    def _observe_tokens(self, provider: str | None, model: str, tokens_in: int, tokens_out: int) -> None:
+        if provider is None:
             return
-        key = (record.provider, self._model_label(record.upstream_model or record.model or "unknown"))
+        key = (provider, self._model_label(model))
         children = self._tokens.get(key)
         if children is None:
             children = (self.tokens.labels(*key, "input"), self.tokens.labels(*key, "output"))
             _remember(self._tokens, key, children)
-        children[0].inc(max(0, record.input_tokens or 0))
-        children[1].inc(max(0, record.output_tokens or 0))
+        for child, tokens in zip(children, (tokens_in, tokens_out), strict=True):
+            child.inc(max(0, min(tokens, _MOST_TOKENS)))
 
     def _model_label(self, model: str) -> str:
         if model in self._models:
@@ -329,6 +350,7 @@ class Metrics:
 
     def _scraped(self) -> CollectorRegistry:
         self._observe_writer()
+        self.show_running()
         if not self._shared:
             return self._registry
         registry = CollectorRegistry()

@@ -187,7 +187,12 @@ class Server:
 
     def outcomes(self) -> list[str]:
         """The outcome of every recorded request, oldest first."""
-        return [row[0] for row in self.query("SELECT outcome FROM requests ORDER BY id")]
+        return [
+            row[0]
+            for row in self.query(
+                "SELECT outcome FROM requests AS r JOIN request_shapes AS s ON s.id = shape_id ORDER BY r.id"
+            )
+        ]
 
     # -- starting ---------------------------------------------------------------------------------
 

@@ -208,7 +208,11 @@ def change_setting(server: Server, number: int, settings: list[int]) -> None:
 def outcomes_of(folder: Path) -> list[tuple[Any, ...]]:
     connection = sqlite.connect(str(folder / "keys.db"))
     try:
-        return list(connection.execute("SELECT outcome FROM requests").fetchall())
+        return list(
+            connection.execute(
+                "SELECT outcome FROM requests JOIN request_shapes AS shape ON shape.id = shape_id"
+            ).fetchall()
+        )
     finally:
         connection.close()
 

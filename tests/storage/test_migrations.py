@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from app.errors import ConfigError
 from app.storage import migrations
 from app.storage.database import Database, sqlite_library
-from app.storage.schema import meta, metadata, revision
+from app.storage.schema import meta, metadata, request_log, request_shapes, requests, revision
 from app.vault import Vault
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,68 @@ def test_the_migrations_make_exactly_the_tables_of_the_schema(tmp_path, database
     other.close()
 
     assert made(database.path) == made(tmp_path / "by-schema.db")
+
+
+#: Rows of `requests` as revision 0001 had them; two of one shape, and one that differs in a NULL.
+OLD_ROWS = [
+    {"request_id": "a", "model": "m", "client_id": None, "attempts": "[]"},
+    {"request_id": "b", "model": "m", "client_id": None, "attempts": '[{"number": 1}]'},
+    {"request_id": "c", "model": None, "client_id": 3, "attempts": "[]"},
+]
+
+
+def at_revision_0001(path: Path) -> None:
+    """Make a file as the first revision left it, with `OLD_ROWS`."""
+    plain = Database(f"sqlite:///{path}")
+    plain.migrate()
+    plain.close()
+    common = {"started_at": 5.0, "method": "POST", "path": "/v1", "stream": 1, "status": 200, "outcome": "success"}
+    given = [common | {"key_id": 7, "duration_ms": 9, "input_tokens": 4, "user_agent": "u"} | row for row in OLD_ROWS]
+    texts = "request_id started_at method path dialect operation model upstream_model provider key_id client_id stream"
+    texts += " status outcome error_code duration_ms first_byte_ms request_bytes response_bytes input_tokens"
+    texts += " output_tokens cached_tokens cache_write_tokens reasoning_tokens peer user_agent attempts"
+    numbers = {"request_bytes", "response_bytes", "duration_ms"}
+    nullable = {"model", "upstream_model", "provider", "key_id", "client_id", "first_byte_ms"}
+    columns = ["id INTEGER NOT NULL PRIMARY KEY"]
+    for name in texts.split():
+        default = "0" if name in numbers else "''"
+        free = name in nullable or name.endswith("_tokens")
+        columns.append(f"{name}" if free else f"{name} NOT NULL DEFAULT {default}")
+    write(
+        path,
+        "DROP TABLE requests",
+        "DROP TABLE request_shapes",
+        f"CREATE TABLE requests ({', '.join(columns)})",
+        "CREATE INDEX ix_requests_request_id ON requests (request_id)",
+        "CREATE INDEX ix_requests_started_at ON requests (started_at)",
+        "UPDATE alembic_version SET version_num = '0001'",
+    )
+    connection = sqlite_library().connect(path, isolation_level=None)
+    for row in given:
+        names = ", ".join(row)
+        connection.execute(f"INSERT INTO requests ({names}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    connection.close()
+
+
+def test_requests_of_before_keep_what_they_said_when_shapes_move_out_of_them(tmp_path, vault):
+    path = tmp_path / "keys.db"
+    at_revision_0001(path)
+
+    database = Database(f"sqlite:///{path}")
+    database.migrate(vault)
+
+    with database.read() as connection:
+        rows = [dict(row) for row in connection.execute(request_log.order_by(requests.c.id)).mappings()]
+        shapes = connection.execute(sa.select(request_shapes.c.id, request_shapes.c.seen_at)).all()
+    database.close()
+    assert [{name: row[name] for name in OLD_ROWS[0]} for row in rows] == OLD_ROWS
+    assert {(row["path"], row["status"], row["stream"], row["key_id"], row["input_tokens"]) for row in rows} == {
+        ("/v1", 200, True, 7, 4)
+    }
+    assert shapes == [(1, 5.0), (3, 5.0)]
+    other = tmp_path / "new.db"
+    Database(f"sqlite:///{other}").migrate(vault)
+    assert made(path) == made(other)
 
 
 def test_the_revision_row_exists_from_the_start(database):

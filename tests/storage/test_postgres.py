@@ -19,9 +19,10 @@ from app.settings_store import LiveSettings
 from app.storage import revision
 from app.storage.database import Database, is_trouble
 from app.storage.revision import RevisionPoller
-from app.storage.schema import clients, events, keys, metadata
+from app.storage.schema import clients, events, keys, metadata, request_log, request_shapes, requests
 from app.storage.writer import Writer
 from app.vault import Vault
+from tests.usage_cases import Bench, a_record, an_attempt
 
 from .test_revision import eventually
 
@@ -152,3 +153,51 @@ def test_trouble_and_mistakes_are_told_apart(database):
     with pytest.raises(SQLAlchemyError) as caught, Database("postgresql+psycopg://u@127.0.0.1:1/d").read():
         pass
     assert is_trouble(caught.value)
+
+
+def test_requests_of_before_keep_what_they_said_when_shapes_move_out_of_them(url, vault):
+    database = Database(url)
+    database.migrate(vault)
+    shared = [column.name for column in request_shapes.c if column.name not in ("id", "seen_at")]
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE request_shapes")
+        connection.exec_driver_sql("ALTER TABLE requests DROP COLUMN shape_id")
+        for name in shared:
+            kind = {"stream": "boolean", "status": "integer", "client_id": "bigint"}.get(name, "text")
+            connection.exec_driver_sql(f"ALTER TABLE requests ADD COLUMN {name} {kind}")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+        row = "INSERT INTO requests (request_id, started_at, model, status, attempts, method, path, dialect, operation,"
+        row += " stream, outcome, error_code, peer, user_agent) VALUES (%s, 5, %s, 200, '[]', '', '/v1', '', '', true,"
+        row += " 'success', '', '', '')"
+        connection.exec_driver_sql(row, [("a", "m"), ("b", "m"), ("c", None)])
+
+    database.migrate(vault)
+
+    with database.transaction() as connection:
+        connection.execute(sa.insert(requests).values(shape_id=1, request_id="d", started_at=6))
+        rows = connection.execute(request_log.order_by(requests.c.id)).all()
+        ids = connection.scalars(sa.select(request_shapes.c.id).order_by(request_shapes.c.id)).all()
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    database.close()
+    assert [(row.request_id, row.model, row.path, row.status, row.stream) for row in rows] == [
+        (name, None if name == "c" else "m", "/v1", 200, True) for name in "abcd"
+    ]
+    assert ids == [1, 3]
+
+
+def test_successes_that_are_booked_by_the_batch_are_written_by_the_thread(database):
+    bench = Bench(database)
+    bench.add_key(1)
+    bench.booking.start()
+    for number in range(300):
+        bench.booking.record(a_record(request_id=f"r{number}", attempts=[an_attempt(1, duration_ms=120)]))
+    assert len(bench.booking.entries) == 300
+    bench.booking.flush()
+    bench.record(a_record(request_id="last"))
+    bench.writer.close(10)
+
+    found = bench.queries.list_requests()["requests"]
+    assert [row["request_id"] for row in reversed(found)] == [*(f"r{number}" for number in range(201, 300)), "last"]
+    assert {row["path"] for row in found} == {"/v1/chat/completions"}
+    assert bench.queries.key_stats(1)["total_requests"] == 301

@@ -412,3 +412,41 @@ def test_handing_over_is_cheap(writer):
     for _ in range(1000):
         writer.add_row(events, row)
     assert (time.thread_time() - started) / 1000 < 0.0001
+
+
+def test_a_job_with_a_delay_waits_while_others_are_written(database):
+    writer = Writer(database, max_delay_s=0.01)
+    writer.later(alias("delayed"), delay_s=60)
+    writer.later(alias("other"))
+
+    assert eventually(lambda: aliases(database) == ["other"])
+    assert writer.waiting == 1
+    assert writer.close(5)
+    assert aliases(database) == ["other", "delayed"]
+
+
+def test_a_job_whose_delay_is_over_is_written_by_itself(database, writer):
+    writer.later(alias("first"), delay_s=0.05)
+    writer.later(alias("last"), delay_s=0.2)
+
+    assert eventually(lambda: aliases(database) == ["first", "last"])
+    assert writer.waiting == 0
+
+
+def test_flush_does_not_wait_for_a_delay(database, writer):
+    writer.later(alias("delayed"), delay_s=60)
+
+    assert writer.flush(5)
+    assert aliases(database) == ["delayed"]
+
+
+def test_a_delayed_job_survives_a_locked_database_and_is_counted_when_it_is_lost(database):
+    writer = Writer(database, max_delay_s=0.01)
+    with Locked(database):
+        writer.later(alias("delayed"), delay_s=0.01)
+        assert eventually(lambda: not writer.healthy)
+        assert not writer.close(0.2)
+        assert eventually(lambda: writer.dropped == 1)
+
+    writer.later(alias("too late"), delay_s=1)
+    assert writer.dropped == 2

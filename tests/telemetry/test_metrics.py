@@ -300,3 +300,18 @@ def test_the_keys_of_the_demonstration_do_not_count(tmp_path: Path) -> None:
     keys = {dict(labels)["provider"]: count for (name, labels), count in shown.items() if name == "middleware_keys"}
     assert "openai" in keys
     assert "demo" not in keys
+
+
+def test_an_absurd_number_of_tokens_is_no_error() -> None:
+    metrics = Metrics()
+
+    metrics.observe(a_record(input_tokens=2**5000, output_tokens=-(2**5000)))
+
+    families = text_string_to_metric_families(metrics.render()[0].decode())
+    tokens = {
+        sample.labels["direction"]: sample.value
+        for family in families
+        for sample in family.samples
+        if "tokens_total" in sample.name
+    }
+    assert tokens == {"input": 2**53, "output": 0}
