@@ -119,5 +119,5 @@ def test_the_readme_begins_with_the_two_commands():
 def test_make_lists_its_targets():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^  make ([\w-]+)", shown, re.MULTILINE)) == set(
-        ["run", "test", "check", "lint", "types", "format", "migrate", "bench", "bench-all", "clean", "help"]
+        ["run", "test", "check", "soak", "lint", "types", "format", "migrate", "bench", "bench-all", "clean", "help"]
     )

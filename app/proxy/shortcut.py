@@ -45,25 +45,38 @@ _UNUSUAL_REQUEST = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class KnownKey:
     """
     What one key's attempts have in common.
 
-    value     -- the key; another value makes this void
+    lease     -- one of them; another value of the key makes this void
+    origin    -- where they go
     head      -- the request's head up to the number of its Content-Length
     edits     -- what to change in the body, None where it passes as it came
     own       -- our answer headers, split where the request id stands
     own_less  -- the same where the upstream names the request itself
+    record    -- of a request that succeeded, apart from its own numbers
+    shape     -- for the driver: under which it books that record
     """
 
-    value: str
-    origin: str
-    head: bytes
-    edits: Edits | None
-    own: tuple[bytes, ...]
-    own_less: tuple[bytes, ...]
-    record: RequestRecord
+    __slots__ = ("edits", "head", "key_id", "origin", "own", "own_less", "record", "shape", "value")
+
+    def __init__(
+        self,
+        lease: Lease,
+        send: Send,
+        edits: Edits | None,
+        own: tuple[list[bytes], list[bytes]],
+        record: RequestRecord,
+    ) -> None:
+        self.key_id = lease.key_id
+        self.value = lease.value
+        self.origin = send.origin
+        self.head = request_bytes(replace(send, headers=send.headers[:-1]))[:-2] + b"Content-Length: "
+        self.edits = edits
+        self.own, self.own_less = own
+        self.record = record
+        self.shape: Any = None
 
 
 class KnownRoute:
@@ -88,16 +101,17 @@ class KnownHead:
 
     good_until       -- monotonic seconds; after it the caller is looked at again
     limited          -- requests are counted against limits
+    is_chat          -- 1 where it counts as a chat completion, else 0
     """
 
     __slots__ = (
         "format",
         "good_until",
         "head",
+        "is_chat",
         "limited",
         "match",
         "max_bytes",
-        "query",
         "request_id",
         "routes",
         "visitor",
@@ -113,6 +127,8 @@ class KnownHead:
         self.good_until = good_until
         self.request_id = None if visitor.request_id == MADE_ID else visitor.request_id
         self.limited = settings.enable_rate_limiting or settings.max_concurrent_requests > 0
+        chat = self.format.name == "openai_chat" and self.match.endpoint.operation is Operation.GENERATE
+        self.is_chat = 1 if chat else 0
         self.max_bytes = settings.max_request_size
         self.routes: dict[str | None, KnownRoute] = {}
 
@@ -249,28 +265,10 @@ def _know_key(gateway: Gateway, visitor: Visitor, route: routing.Route, call: Ca
     attempts.records[-1].status, attempts.records[-1].verdict = 200, "ok"
     outlet = Outlet(visitor, settings, book)
     outlet.attempts = attempts
-    return KnownKey(
-        lease.value,
-        send.origin,
-        _head_bytes(send),
-        Edits(model=model) if attempts.renames else None,
-        _around_id(header_lines(outlet.own_headers([]))),
-        _around_id(header_lines(outlet.own_headers([("Request-Id", "")]))),
-        record,
-    )
-
-
-def _head_bytes(send: Send) -> bytes:
-    return request_bytes(replace(send, headers=send.headers[:-1]))[:-2] + b"Content-Length: "
-
-
-def _around_id(lines: bytes) -> tuple[bytes, ...]:
-    return tuple(lines.split(MADE_ID.encode()))
-
-
-def fresh_record(template: RequestRecord) -> RequestRecord:
-    """A record of one more request like this one, its attempt included."""
-    return replace(template, attempts=[replace(attempt) for attempt in template.attempts])
+    edits = Edits(model=model) if attempts.renames else None
+    own = [header_lines(outlet.own_headers(upstream)) for upstream in ([], [("Request-Id", "")])]
+    around_id = (own[0].split(MADE_ID.encode()), own[1].split(MADE_ID.encode()))
+    return KnownKey(lease, send, edits, around_id, record)
 
 
 # -- answers --------------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from app.proxy.shortcut import (
     KnownRoute,
     Memory,
     Unusual,
-    fresh_record,
     judge,
     split_length,
 )
@@ -88,6 +87,8 @@ class Express:
         self.wall = edge.clock.wall
         #: Under way, the oldest first.
         self.rides: dict[Ride, None] = {}
+        self.entries = edge.booking.entries
+        self.running = edge.booking.running
         self.gathered_bytes = 0
         self._turn = -1
         self._open = True
@@ -162,9 +163,18 @@ class Express:
 
     def under_way(self, ride: Ride) -> None:
         self.rides[ride] = None
+        self.running.requests += 1
+        self.running.chats += ride.known.is_chat
         if not self._sweeping:
             self._sweeping = True
             self._sweeper.move(ride.began + SWEEP_S)
+
+    def over(self, ride: Ride) -> None:
+        """It has arrived, or goes on as an exchange."""
+        if ride in self.rides:
+            del self.rides[ride]
+            self.running.requests -= 1
+            self.running.chats -= ride.known.is_chat
 
     def _sweep(self) -> None:
         """Requests that have waited nearly as long as any deadline allows go on as exchanges, which keep them."""
@@ -330,7 +340,7 @@ class Ride:
             raise RuntimeError("a ride arrives that never departed")
         now = express.monotonic()
         self.upstream = None
-        del express.rides[self]
+        express.over(self)
         express.idle.give(upstream)
         keys = express.keys
         keys.succeeded(lease, now)
@@ -351,16 +361,30 @@ class Ride:
         self.book(key, good, now)
 
     def book(self, key: KnownKey, good: Good, now: float) -> None:
-        record = fresh_record(key.record)
-        usage = good.usage
-        record.request_id = self.request_id
-        record.started_at = self.wall
-        record.duration_ms = record.first_byte_ms = record.attempts[0].duration_ms = round((now - self.began) * 1000)
-        record.request_bytes, record.response_bytes = len(self.call.body), len(good.body)
-        record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
-        record.cached_tokens, record.cache_write_tokens = usage.cached_tokens, usage.cache_write_tokens
-        record.reasoning_tokens = usage.reasoning_tokens
-        self.express.edge.record(record)
+        express, usage = self.express, good.usage
+        if key.shape is None:
+            key.shape = express.edge.booking.shape(key.record)
+        request_id = self.request_id
+        if self.known.request_id is not None:
+            request_id = express.edge.booking.safe_request_id(request_id)
+        duration_ms = round((now - self.began) * 1000)
+        express.entries.append(
+            (
+                key.shape,
+                request_id,
+                self.wall,
+                key.key_id,
+                duration_ms,
+                duration_ms,
+                len(self.call.body),
+                len(good.body),
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.cached_tokens,
+                usage.cache_write_tokens,
+                usage.reasoning_tokens,
+            )
+        )
 
     # -- for the connection -----------------------------------------------------------------------------
 
@@ -396,7 +420,7 @@ class Ride:
         if connection is None:
             return
         self.connection = self.upstream = None
-        express.rides.pop(self, None)
+        express.over(self)
         handed = _Handed(express.edge.gateway, self.lease, self.admitted)
         gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
         begun = Begun(upstream, unsent, self.data, error) if upstream is not None else None

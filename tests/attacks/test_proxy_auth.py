@@ -64,7 +64,7 @@ NO_KEYS: dict[str, Headers] = {
     "Bearer Bearer": {"Authorization": "Bearer Bearer"},
     "Basic": {"Authorization": "Basic YWRtaW46YWRtaW4="},
     "unknown": {"Authorization": "Bearer mw-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"},
-    "long": {"Authorization": "Bearer " + "x" * 50_000},
+    "long": {"Authorization": "Bearer " + "x" * 16_000},  # the server itself refuses longer headers: 431
     "latin-1": {"Authorization": "Bearer mw-\xfc\xdf\xff"},
     "percent": {"Authorization": "Bearer %"},
     "quote": {"Authorization": "Bearer '"},
