@@ -65,6 +65,7 @@ class LoopServer:
         """Wait until the loop is through with what it was doing: an answer is written first, and then recorded."""
         if self._thread.is_alive():
             through = threading.Event()
+            self._worker._loop.call_soon(self._worker._booking.flush)
             self._worker._loop.call_soon(through.set)
             assert through.wait(STOP_S), "the loop is stuck"
 
