@@ -12,6 +12,8 @@ import shutil
 import socket
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +44,10 @@ def main() -> int:
         config = read_config()
         if not INHERITED & os.environ.keys():
             check_address(config)
-        prepare(config)
+        make_run_dir(config)
+        _apart(lambda: prepare(config))
     except ConfigError as error:
-        sys.stderr.write(f"The middleware can't start. {error}\n")
-        return 2
+        return _refuse(error)
     if config.secret_key is None:
         # Made before the workers fork: a session opened at one of them is good at all of them.
         config = replace(config, secret_key=secrets.token_bytes(32))
@@ -55,27 +57,57 @@ def main() -> int:
     return 0
 
 
+def _apart(step: Callable[[], None]) -> None:
+    """
+    Run `step` in a process of its own: what it imports would stay in the master's memory for ever. Exits with its
+    status where it fails; the reason is told by then.
+    """
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status:
+            sys.exit(max(1, status))
+        return
+    status = 1
+    try:
+        step()
+        status = 0
+    except ConfigError as error:
+        status = _refuse(error)
+    except Exception:  # noqa: BLE001 - the top level of a process
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _refuse(error: ConfigError) -> int:
+    sys.stderr.write(f"The middleware can't start. {error}\n")
+    return 2
+
+
 def prepare(config: Config) -> None:
-    """What must be right once, before workers start: the database, and a folder for what they share."""
+    """The database, which must be right before workers start. Raises ConfigError."""
     from app.storage.database import Database
     from app.vault import Vault
 
-    try:
-        _make_run_dir(config)
-    except OSError as error:
-        variable = next((name for name in ("RUN_DIR", "DATABASE_URL") if os.environ.get(name)), "DB_PATH")
-        raise ConfigError(variable, f"{error.filename} cannot be used: {error.strerror}.") from None
     database = Database(config.database_url)
     database.migrate(Vault.open(config))
     database.close()
 
 
-def _make_run_dir(config: Config) -> None:
-    config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+def make_run_dir(config: Config) -> None:
+    """The folder for what workers share. Raises ConfigError."""
+    folder = config.run_dir / "metrics"
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if config.workers > 1:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        variable = next((name for name in ("RUN_DIR", "DATABASE_URL") if os.environ.get(name)), "DB_PATH")
+        raise ConfigError(variable, f"{error.filename} cannot be used: {error.strerror}.") from None
     if config.workers > 1:
-        folder = config.run_dir / "metrics"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
 
 

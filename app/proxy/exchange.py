@@ -8,7 +8,6 @@ socket, no clock, no thread and no SQL. Both drivers run exactly this.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from app.errors import MiddlewareError, UpstreamCut, UpstreamTimeout
 from app.formats.base import Call, Mark
@@ -39,14 +38,13 @@ from app.proxy.events import (
 )
 from app.proxy.gateway import Gateway
 from app.proxy.incoming import Incoming
+from app.proxy.invariants import need
 from app.proxy.model_lists import ModelLists
 from app.proxy.outlet import Outlet
 from app.proxy.readers import Ending, Progress, StreamReader
 
 #: A blank line between events: the only heartbeat that every client accepts.
 HEARTBEAT = b"\r\n\r\n"
-
-T = TypeVar("T")
 
 
 class Exchange:
@@ -90,8 +88,7 @@ class Exchange:
         """What to do about `event`, in order. Never raises for what a caller or an upstream did."""
         return self._run(lambda: _HANDLERS[type(event)](self, event), now)
 
-    # -- events one by one: the same as `feed`, for what most of a stream consists of ------------------
-
+    # -- events one by one: as `feed`, for most of a stream --------------------------------------------
     def events(self) -> StreamReader | None:
         """What watches the events that may pass the exchange by, at this moment."""
         if self._state is not State.ANSWER or self._incoming is None or self._settings.log_response_body:
@@ -107,7 +104,7 @@ class Exchange:
     def place(self, event: bytes, mark: Mark, now: float) -> list[Command]:
         """What to do about an event that was watched and is not mere output."""
         self._deadlines.heard(now)
-        return self._run(lambda: self._progress(_need(self.events()).place(event, mark)), now)
+        return self._run(lambda: self._progress(need(self.events()).place(event, mark)), now)
 
     def refuse(self, error: MiddlewareError, now: float) -> list[Command]:
         """End the exchange with an error that the driver met: a slow upload, a defect of ours."""
@@ -151,7 +148,7 @@ class Exchange:
 
     def _read(self, body: bytes) -> None:
         visitor, settings = self._visitor, self._settings
-        match = _need(visitor.match)
+        match = need(visitor.match)
         call = self.call = match.format.read(match, visitor.headers, visitor.query, body)
         self._book.called(call, excerpt=settings.log_request_body)
         self._deadlines.operation = match.endpoint.operation
@@ -166,7 +163,7 @@ class Exchange:
 
     def _answered_from_cache(self, route: routing.Route) -> bool:
         provider = route.candidates[0].provider
-        found = self._model_lists.get(_need(self.call), provider, self._now)
+        found = self._model_lists.get(need(self.call), provider, self._now)
         if found is None:
             return False
         self._book.record.provider = provider.name
@@ -180,7 +177,7 @@ class Exchange:
     def _next_attempt(self) -> None:
         self._resent = False
         try:
-            send = _need(self._attempts).start(self._now)
+            send = need(self._attempts).start(self._now)
         except RelayLast:
             self._relay_error()
         else:
@@ -195,9 +192,9 @@ class Exchange:
 
     def _attempt_failed(self, failure: Failure, message: str = "") -> None:
         self._close_upstream()
-        decision = _need(self._attempts).failed(failure, self._now, self._now + self._wall_offset, message)
+        decision = need(self._attempts).failed(failure, self._now, self._now + self._wall_offset, message)
         if decision.next is Next.FAIL:
-            raise _need(decision.error)
+            raise need(decision.error)
         if decision.next is Next.RELAY:
             self._relay_error()
         elif decision.wait_s > 0:
@@ -207,7 +204,7 @@ class Exchange:
             self._next_attempt()
 
     def _relay_error(self) -> None:
-        failure, verdict = _need(_need(self._attempts).last)
+        failure, verdict = need(need(self._attempts).last)
         self._outlet.relay(failure, verdict, self._gateway.cleaner, self._now)
         self._over(None)
 
@@ -216,7 +213,7 @@ class Exchange:
     def _on_upstream_head(self, event: UpstreamHead) -> None:
         if self._state is not State.HEAD:
             return
-        attempts, call = _need(self._attempts), _need(self.call)
+        attempts, call = need(self._attempts), need(self.call)
         self._deadlines.answered(self._now)
         incoming = self._incoming = Incoming(event, head_only=self._visitor.head.method == "HEAD")
         self._state = State.ERROR if incoming.refused else State.ANSWER
@@ -232,7 +229,7 @@ class Exchange:
     def _on_upstream_bytes(self, event: UpstreamBytes) -> None:
         if self._state in (State.ANSWER, State.ERROR):
             self._deadlines.heard(self._now)
-            self._progress(_need(self._incoming).feed(event.data))
+            self._progress(need(self._incoming).feed(event.data))
 
     def _on_upstream_end(self, _event: UpstreamEnd) -> None:
         self._upstream_open = False
@@ -240,7 +237,7 @@ class Exchange:
         if self._state is State.LINGER:
             self._over(None)
         elif self._state in (State.ANSWER, State.ERROR):
-            self._progress(_need(self._incoming).end())
+            self._progress(need(self._incoming).end())
 
     def _on_upstream_failed(self, event: UpstreamFailed) -> None:
         self._upstream_open = False
@@ -249,13 +246,13 @@ class Exchange:
         elif self._state is State.HEAD:
             self._unanswered(event)
         elif self._state in (State.ANSWER, State.ERROR):
-            self._progress(_need(self._incoming).broken(event.error))
+            self._progress(need(self._incoming).broken(event.error))
 
     def _unanswered(self, event: UpstreamFailed) -> None:
         if event.reused and not self._resent:
             # The pooled connection had died and nothing was processed: a new one, and not an attempt.
             self._resent = True
-            self._send(_need(self._attempts).again_fresh())
+            self._send(need(self._attempts).again_fresh())
             return
         phase = Phase.SEND if event.connected else Phase.CONNECT
         self._attempt_failed(Failure(phase, 0, {}, b"", event.error), event.message)
@@ -275,17 +272,17 @@ class Exchange:
             self._broke(Failure(Phase.BODY, 200, {}, b"", "upstream_cut"))
             self._cut(UpstreamCut("The provider's answer broke off before its end."), "upstream_cut")
         elif progress.ending is Ending.UPSTREAM_ERROR:
-            self._broke(_need(progress.late))
+            self._broke(need(progress.late))
             self._cut(None, "upstream_error")
 
     def _broke(self, failure: Failure) -> None:
         """The attempt failed after its first output: the answer can't be saved, the key may be to blame."""
-        _need(self._attempts).broke(failure, self._now, self._now + self._wall_offset)
+        need(self._attempts).broke(failure, self._now, self._now + self._wall_offset)
 
     def _pass_on(self, data: bytes, *, complete: bool) -> None:
         if not self._outlet.started:
-            incoming = _need(self._incoming)
-            _need(self._attempts).succeeded(incoming.status, self._now)
+            incoming = need(self._incoming)
+            need(self._attempts).succeeded(incoming.status, self._now)
             known = len(data) if complete and not incoming.reader.streams else incoming.named_length()
             self._outlet.head(incoming.status, incoming.answer_headers(), known)
         if data:
@@ -294,7 +291,7 @@ class Exchange:
 
     def _complete(self) -> None:
         """The caller has everything."""
-        attempts, call, incoming = _need(self._attempts), _need(self.call), _need(self._incoming)
+        attempts, call, incoming = need(self._attempts), need(self.call), need(self._incoming)
         reader = incoming.reader
         self._book.used(reader.usage)
         if attempts.lease is not None:
@@ -397,14 +394,14 @@ class Exchange:
             self._broke(Failure(Phase.BODY, 200, {}, b"", "idle_timeout"))
             self._cut(UpstreamTimeout("The provider fell silent (setting streaming_timeout)."), "upstream_cut")
         else:
-            self._progress(_need(self._incoming).silent())
+            self._progress(need(self._incoming).silent())
 
     def _when_to_beat(self) -> None:
         if self._outlet.started:
             self._outlet.data(HEARTBEAT, self._now)
         else:
             # The prologue came, then nothing: the caller must see life before its own patience ends.
-            self._pass_on(b"".join(_need(self._incoming).reader.release()), complete=False)
+            self._pass_on(b"".join(need(self._incoming).reader.release()), complete=False)
         self._deadlines.spoke(self._now)
 
     # -- the end ----------------------------------------------------------------------------------------
@@ -429,13 +426,6 @@ class Exchange:
         if self._entered:
             self._entered = False
             self._gateway.limits.leave()
-
-
-def _need(value: T | None) -> T:
-    """`value`, which the state machine guarantees to be there."""
-    if value is None:
-        raise RuntimeError("the exchange is in a state that its own rules exclude")
-    return value
 
 
 _HANDLERS: dict[type, Callable[..., None]] = {

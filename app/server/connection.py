@@ -13,14 +13,15 @@ from collections.abc import Callable
 
 from app.errors import MiddlewareError, Overloaded, RequestTimeout
 from app.proxy.events import ClientHead
+from app.server.answering import Answering
 from app.server.body_wait import BodyWait
-from app.server.express import Express, Gathering, Ride
-from app.server.framing import Framing, frame
+from app.server.express import Express, Ride
+from app.server.gathering import Gathering
 from app.server.handler import Handler
-from app.server.loop import GONE, NEVER, READ, WRITE, Alarm, Loop
+from app.server.loop import GONE, NEVER, READ, WRITE, Loop
 from app.server.refusals import refusal_body
 from app.server.requests import BadRequestBytes, Request, RequestParser
-from app.server.sockets import BROKEN, reset_at_close, unread_bytes
+from app.server.sockets import BROKEN, reset_at_close
 from app.server.uploads import EVERYBODY, Uploads, UploadsFull
 
 READ_BYTES = 65536
@@ -28,20 +29,15 @@ READ_BYTES = 65536
 HEAD_TIMEOUT_S = 30.0
 #: How long a connection may wait for its next request.
 IDLE_TIMEOUT_S = 75.0
-#: How long a client may leave its answer unread.
-WRITE_TIMEOUT_S = 60.0
 #: After the last answer: time for the client to read it before the connection is gone.
 LINGER_S = 2.0
 #: What a client may go on sending after its last answer; it can't read that answer while a reset is on its way.
 LINGER_BYTES = 16 * 1024 * 1024
-#: Unsent bytes at which the source is stopped, and at which it may go on.
-HIGH_WATER_BYTES = 256 * 1024
-LOW_WATER_BYTES = 64 * 1024
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Connection:
+class Connection(Answering):
     """
     handler_for  -- (connection, request) -> who serves it; `None` as its body limit means the whole body is wanted
     closed       -- called once, at the very end
@@ -59,11 +55,10 @@ class Connection:
         room: Uploads = EVERYBODY,
         express: Express | None = None,
     ) -> None:
-        self.socket = sock
+        super().__init__(loop, sock)
         self.peer = peer
         self.peer_key = peer.encode() + b" "
         self.stopping = False  # no further requests: the server ends
-        self._loop = loop
         self._handler_for = handler_for
         self._closed = closed
         self._express = express
@@ -71,26 +66,17 @@ class Connection:
         self._gathering: Gathering | None = None
         self._descriptor = sock.fileno()
         self._parser = RequestParser(room)
-        self._request: Request | None = None
         self._handler: Handler | None = None
         self._body_wait: BodyWait | None = None  # while the handler waits for the body
         self._body_given = False
         self._head_until: float | None = None
         self._fault: BadRequestBytes | None = None  # what came after the requests that are here
-        self._framing: Framing | None = None  # of the answer, once its head is out
-        self._keep = True
-        self._unsent = bytearray()
-        self._corked: list[bytes] | None = None
-        self._paused = False
         self._ending = False  # the last answer is out or on its way; what still comes is thrown away
         self._thrown_away = 0
-        self._dead = False
         self._hung_up = False  # the client sends no more; some of what it sent may be unread
         self._half_closed = False  # and everything that it sent is read
         self._probed = self._reset = False
-        self._unread: int | None = None
         self._interest = READ | GONE
-        self._alarm = Alarm(loop, self._too_late)
         loop.register(self._descriptor, self._interest, self._ready, self._leave)
         self._alarm.move(time.monotonic() + HEAD_TIMEOUT_S)
 
@@ -104,8 +90,8 @@ class Connection:
     def _ready(self, event: int) -> None:
         if event & WRITE:
             self._flush()
-        elif event & (BROKEN | GONE) and isinstance(self._handler, Ride):
-            self._handler.hand_over()
+        elif event & (BROKEN | GONE):
+            self._end_ride()
         if event & READ and not self._dead:
             self._read()
         elif event & BROKEN and not self._dead:
@@ -169,8 +155,7 @@ class Connection:
         waits for nothing, and where the body that we wait for can't become whole.
         """
         self._stop_gathering()
-        if isinstance(self._handler, Ride):
-            self._handler.hand_over()
+        self._end_ride()
         self._half_closed = True
         queue = self._parser.requests
         if self._fault is None and queue and not queue[-1].complete:
@@ -200,6 +185,7 @@ class Connection:
     def _leave(self) -> None:
         """The connection broke, or its time is over."""
         self._stop_gathering()
+        self._end_ride()
         handler, self._handler = self._handler, None
         self.close()
         if handler is not None:
@@ -265,11 +251,10 @@ class Connection:
             self._handler.start()
             self._hand_on_body()
 
-    def handler_gone(self) -> None:
-        """The client is gone: tell whoever serves it now."""
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.gone()
+    def _end_ride(self) -> None:
+        """What is under way on the shortcut goes on as an exchange, which knows what to do about anything."""
+        if isinstance(self._handler, Ride):
+            self._handler.hand_over()
 
     # -- bodies ---------------------------------------------------------------------------------------
 
@@ -305,27 +290,6 @@ class Connection:
 
     # -- answers: for the handler ---------------------------------------------------------------------
 
-    def head(self, command: ClientHead) -> None:
-        request = self._request
-        self._corked = self._corked if self._corked is not None else []
-        self._send_head(command, request)
-
-    def data(self, data: bytes) -> None:
-        framing = self._framing
-        if self._dead or not data or framing is None or framing.bodiless:
-            return
-        self._write(b"%x\r\n%b\r\n" % (len(data), data) if framing.chunked else data)
-        if self._corked is not None and sum(map(len, self._corked)) > LOW_WATER_BYTES:
-            self.uncork()
-
-    @property
-    def passes_chunks(self) -> bool:
-        framing = self._framing
-        return framing is not None and framing.chunked and not framing.bodiless and self._corked is None
-
-    def chunks(self, data: bytes) -> None:
-        self._write(data)
-
     def finish(self) -> None:
         """The answer is complete."""
         if self._framing is not None and self._framing.chunked:
@@ -355,11 +319,6 @@ class Connection:
         else:
             self.close()
 
-    def data_now(self, data: bytes) -> None:
-        """The same, and what has gathered goes out in one write."""
-        self.data(data)
-        self.uncork()
-
     def _next(self) -> None:
         if not self._dead and self._handler is None:
             self._advance()
@@ -367,71 +326,20 @@ class Connection:
             idle = self._handler is None and self._parser.is_clean and self._fault is None
             self._waits = idle and self._express is not None and not (self._ending or self._half_closed)
 
-    def _send_head(self, command: ClientHead, request: Request | None) -> None:
-        framing = self._framing = frame(command, request, self._keep, self._loop.date_bytes().decode())
-        self._keep = framing.keep
-        self._write(framing.head)
+    # -- its way out ------------------------------------------------------------------------------------
 
-    # -- writing --------------------------------------------------------------------------------------
-
-    def _write(self, data: bytes) -> None:
-        if self._dead:
-            return
-        if self._corked is not None:
-            self._corked.append(data)
-            return
-        if not self._unsent:
-            data = data[self._try_send(data) :]
-        if data and not self._dead:
-            if not self._unsent:  # what is added to what lies here already gives the client no more time
-                self._gave()
-            self._unsent += data
-            self._watch()
-            self._throttle()
-
-    def uncork(self) -> None:
-        """What has gathered goes out in one write."""
-        corked, self._corked = self._corked, None
-        if corked:
-            self._write(b"".join(corked))
-
-    def _try_send(self, data: bytes | bytearray) -> int:
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._loop.call_soon(self._leave)
-            return len(data)
-
-    def _flush(self) -> None:
-        sent = self._try_send(self._unsent)
-        del self._unsent[:sent]
-        if self._unsent:
-            if sent:
-                self._gave()
-            self._throttle()
-            return
-        self._throttle()
+    def _all_sent(self) -> None:
         if self._ending and self._handler is None:
             self._end()
         else:
             self._watch()
             self._reset_alarm()
 
-    def _gave(self) -> None:
-        """From now on the client has its time to read."""
-        self._unread = None
-        self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
-
-    def _throttle(self) -> None:
-        paused = len(self._unsent) > (LOW_WATER_BYTES if self._paused else HIGH_WATER_BYTES)
-        if paused is not self._paused:
-            self._paused = paused
-            if self._handler is not None:
-                self._handler.pause(paused)
-            elif not paused:
-                self._loop.call_soon(self._next)
+    def _fell_behind(self, paused: bool) -> None:
+        if self._handler is not None:
+            self._handler.pause(paused)
+        elif not paused:
+            self._loop.call_soon(self._next)
 
     def _watch(self) -> None:
         if self._dead:
@@ -463,7 +371,7 @@ class Connection:
 
     def _too_late(self) -> None:
         if self._unsent and self._still_reads():
-            self._alarm.move(time.monotonic() + WRITE_TIMEOUT_S)
+            self._more_time()
         elif self._gathering is not None:
             self._stop_gathering()
         elif self._unsent or self._ending:
@@ -474,14 +382,6 @@ class Connection:
             self._refuse(BadRequestBytes(408, "The request's head came too slowly."))
         else:
             self._leave()
-
-    def _still_reads(self) -> bool:
-        """
-        Whether the client has read since it was last asked about; the first time counts as if it had. What the system
-        holds can take a slow reader minutes, in which nothing can be written.
-        """
-        before, self._unread = self._unread, unread_bytes(self.socket)
-        return before is None or self._unread < before
 
     def _fail_body(self, error: MiddlewareError) -> None:
         """The body that the handler waits for will not come."""
@@ -510,6 +410,7 @@ class Connection:
         """The server's grace is over."""
         self.stopping = True
         self._stop_gathering()
+        self._end_ride()
         self._waits = self._keep = False
         if self._handler is not None:
             self._handler.drain()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 from app.edge import Edge
 from app.errors import MiddlewareError
 from app.formats.base import Call
-from app.keys.base import KeyWanted, Lease, Verdict
+from app.keys.base import Lease
 from app.proxy.events import RequestHead
-from app.proxy.gateway import Gateway, Keys, Limits
+from app.proxy.gateway import Gateway
 from app.proxy.link import Begun
 from app.proxy.shortcut import (
     Answer,
@@ -34,9 +34,11 @@ from app.proxy.shortcut import (
     split_length,
 )
 from app.proxy.upstream import Connection as UpstreamConnection
+from app.server.gathering import Gathering, parse_head
+from app.server.handed import Handed
 from app.server.idle import IdleConnections
 from app.server.loop import Alarm, Loop
-from app.server.requests import BadRequestBytes, Request, RequestParser
+from app.server.requests import Request
 from app.server.uploads import EVERYBODY
 
 if TYPE_CHECKING:
@@ -193,32 +195,6 @@ class Express:
         """From now on everything is an exchange, also what is under way."""
         for ride in list(self.rides):
             ride.hand_over()
-
-
-class Gathering:
-    """The beginning of a known request whose body is not complete."""
-
-    def __init__(self, express: Express, data: bytes, size: int, until: float) -> None:
-        self._express = express
-        self._data = data
-        self._size = size
-        self.until = until
-        express.gathered_bytes += size
-
-    def end(self, data: bytes) -> bytes:
-        """All that there is, `data` being the last of it."""
-        self._express.gathered_bytes -= self._size
-        return self._data + data
-
-
-def parse_head(head: bytes) -> Request | None:
-    """The request of a whole head; None where the parser refuses it, or where more than one begins there."""
-    parser = RequestParser()
-    try:
-        parser.feed(head)
-    except BadRequestBytes:
-        return None
-    return parser.requests[0] if len(parser.requests) == 1 else None
 
 
 class Ride:
@@ -395,16 +371,10 @@ class Ride:
         """Its body was complete from the beginning."""
 
     def gone(self) -> None:
-        connection = self.connection
-        if connection is not None:
-            self.hand_over()
-            connection.handler_gone()
+        """The connection hands it over before it tells of that."""
 
     def drain(self) -> None:
-        connection = self.connection
-        if connection is not None:
-            self.hand_over()
-            connection.drain()
+        """The same."""
 
     def pause(self, paused: bool) -> None:
         """Nothing flows before the whole answer is here."""
@@ -421,7 +391,7 @@ class Ride:
             return
         self.connection = self.upstream = None
         express.over(self)
-        handed = _Handed(express.edge.gateway, self.lease, self.admitted)
+        handed = Handed(express.edge.gateway, self.lease, self.admitted)
         gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
         begun = Begun(upstream, unsent, self.data, error) if upstream is not None else None
         relay = express.make_relay(connection, self.known.head, gateway, self.began, self.wall)
@@ -454,52 +424,3 @@ def _decrypted(sock: socket.socket) -> bytes:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             break
     return data
-
-
-class _Handed:
-    """The keys and the limits of a request that has a key, or a place among the running ones, already."""
-
-    def __init__(self, gateway: Gateway, lease: Lease | None, admitted: bool | None) -> None:
-        self.keys = _HandedKeys(gateway.keys, lease)
-        self.limits: Limits = _HandedLimits(gateway.limits, admitted)
-
-    def give_back(self, now: float) -> None:
-        """An exchange that was refused at once took neither."""
-        self.keys.give_back(now)
-
-
-class _HandedKeys:
-    """Another `Keys`, whose first key is the one that is there already."""
-
-    def __init__(self, keys: Keys, lease: Lease | None) -> None:
-        self._keys = keys
-        self._lease = lease
-        self.version = keys.version
-        self.has_keys, self.has_any, self.any_real = keys.has_keys, keys.has_any, keys.any_real
-        self.succeeded, self.released = keys.succeeded, keys.released
-        self.owner, self.remember = keys.owner, keys.remember
-
-    def acquire(self, wanted: KeyWanted, now: float) -> Lease:
-        lease, self._lease = self._lease, None
-        return lease if lease is not None else self._keys.acquire(wanted, now)
-
-    def failed(self, lease: Lease, verdict: Verdict, now: float, http_status: int = 0) -> None:
-        self._keys.failed(lease, verdict, now, http_status)
-
-    def give_back(self, now: float) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            self._keys.released(lease, now)
-
-
-class _HandedLimits:
-    def __init__(self, limits: Limits, admitted: bool | None) -> None:
-        self._limits = limits
-        self._admitted = admitted
-
-    def admit(self, wall_now: float) -> bool:
-        admitted, self._admitted = self._admitted, None
-        return self._limits.admit(wall_now) if admitted is None else admitted
-
-    def leave(self) -> None:
-        self._limits.leave()

@@ -28,13 +28,13 @@ from app.server.crowding import EXHAUSTED, Doorkeeper
 from app.server.express import Express
 from app.server.flask_bridge import FlaskCall
 from app.server.forwarded import believed
+from app.server.grace import AFTER_GRACE_S, LAST_WORDS_S
 from app.server.handler import Handler
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Loop
 from app.server.relay import LoopRelay
 from app.server.requests import Request
 from app.server.uploads import Uploads
-from app.server.worker import AFTER_GRACE_S, LAST_WORDS_S
 
 #: Threads that only administration uses, so that relayed streams can't lock the operator out.
 ADMIN_THREADS = 8

@@ -5,6 +5,7 @@ The gunicorn master: takes its settings from the configuration, and makes the ap
 from __future__ import annotations
 
 import math
+import os
 import resource
 import signal
 import sys
@@ -13,12 +14,10 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from app import create_app
 from app.config import Config
+from app.server.grace import AFTER_GRACE_S
 from app.server.requests import MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
-from app.server.worker import AFTER_GRACE_S
 from app.telemetry import logs
-from app.telemetry.metrics import forget_process
 
 #: As many open files as are asked for where the system allows more.
 OPEN_FILES = 65536
@@ -29,7 +28,7 @@ FILES_A_CONNECTION = 3
 FEWEST_CONNECTIONS = 16
 
 
-WORKER_CLASSES = {"threads": "app.server.worker.ThreadWorker", "loop": "app.server.loop_worker.LoopWorker"}
+WORKER_CLASSES = {"threads": "app.server.worker.ThreadWorker", "loop": "app.server.loop_entry.LoopEntry"}
 
 
 class Master(BaseApplication):
@@ -45,6 +44,9 @@ class Master(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
+        # In the worker's process: the master never needs it.
+        from app import create_app
+
         return create_app(self._config)
 
     def run(self) -> None:
@@ -107,4 +109,8 @@ def _allow_open_files() -> int:
 
 
 def _child_exit(_server: Any, worker: Any) -> None:
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return
+    from app.telemetry.metrics import forget_process
+
     forget_process(worker.pid)

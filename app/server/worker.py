@@ -37,6 +37,7 @@ from gunicorn.workers.gthread import ThreadWorker as GunicornThreadWorker
 
 from app.lifecycle import Lifecycle
 from app.server.crowding import EXHAUSTED, Doorkeeper
+from app.server.grace import AFTER_GRACE_S, LAST_WORDS_S
 from app.server.refusals import refusal
 
 #: The longest silence while a client sends its request.
@@ -45,10 +46,6 @@ READ_TIMEOUT_S = 30
 WRITE_TIMEOUT_S = 60
 CLOSING_THREADS = 16
 MAX_CLOSING = 256
-#: What is left, after the grace, for the last error events and rows.
-LAST_WORDS_S = 3.0
-#: How long a worker may take to end once the grace is over: last words, hanging up, the server's loop, the writer.
-AFTER_GRACE_S = 4 * LAST_WORDS_S
 #: Threads that relayed requests leave to others, at most; of few threads it is a quarter.
 RESERVED_THREADS = 8
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.proxy.events import ClientHead
-from app.server import body_wait, connection, uploads
+from app.server import body_wait, connection, outgoing, uploads
 from app.server.uploads import KIB, MIB, Uploads
 from tests.server.in_process import WAIT_S, Echo, LoopServer, Serving, answers, read_all
 from tests.server.server import wait_until
@@ -239,7 +239,7 @@ def test_a_client_that_does_not_read_stops_its_source() -> None:
         assert wait_until(lambda: bool(server.handlers) and server.handlers[0].is_paused.is_set())  # type: ignore[attr-defined]
         (busy,) = server.connections
 
-        assert len(busy._unsent) < connection.HIGH_WATER_BYTES + 2 * len(Flood.piece)
+        assert len(busy._unsent) < outgoing.HIGH_WATER_BYTES + 2 * len(Flood.piece)
         assert server.handlers[0].sent < 12 * MIB  # type: ignore[attr-defined]
         client.shutdown(socket.SHUT_WR)
         assert len(read_all(client)) > Flood.size
@@ -250,7 +250,7 @@ class Chunk(Serving):
 
     def start(self) -> None:
         super().start()
-        self.answer(b"x" * (connection.HIGH_WATER_BYTES + 1))
+        self.answer(b"x" * (outgoing.HIGH_WATER_BYTES + 1))
 
 
 def test_answers_that_nobody_reads_stop_the_requests_behind_them() -> None:
@@ -261,13 +261,13 @@ def test_answers_that_nobody_reads_stop_the_requests_behind_them() -> None:
         served = len(server.handlers)
 
         assert served < 60
-        assert len(busy._unsent) < 2 * connection.HIGH_WATER_BYTES + 64 * KIB
+        assert len(busy._unsent) < 2 * outgoing.HIGH_WATER_BYTES + 64 * KIB
         client.shutdown(socket.SHUT_WR)
         assert len(answers(read_all(client))) == 60
 
 
 def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr(outgoing, "WRITE_TIMEOUT_S", SOON_S)
     with LoopServer(Flood) as server, server.connect(rcvbuf=64 * KIB) as client:
         client.sendall(ASK)
         assert wait_until(lambda: bool(server.handlers))
@@ -290,7 +290,7 @@ class Beating(Serving):
 
 
 def test_a_client_that_never_reads_is_given_up_whatever_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", SOON_S)
+    monkeypatch.setattr(outgoing, "WRITE_TIMEOUT_S", SOON_S)
     with LoopServer(Beating) as server, server.connect(rcvbuf=64 * KIB) as client:
         client.sendall(ASK)
         assert wait_until(lambda: bool(server.handlers))
@@ -307,7 +307,7 @@ def slowly(client: socket.socket, size: int, each: int) -> bytes:
 
 
 def test_a_client_that_reads_slowly_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "WRITE_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(outgoing, "WRITE_TIMEOUT_S", 0.4)
     with LoopServer(Flood) as server, server.connect(rcvbuf=256 * KIB) as client:
         client.sendall(ASK)
         slowly(client, 2 * MIB, 2 * KIB)

@@ -136,7 +136,7 @@ def test_migrating_again_changes_nothing(database, vault):
     Database(f"sqlite:///{database.path}").migrate(vault)
 
     assert contents(database.path) == before
-    assert before["alembic_version"] == [(migrations.head(),)]
+    assert before["alembic_version"] == [(migrations.HEAD,)]
 
 
 def test_folders_of_the_person_keep_their_permissions(tmp_path, vault):
@@ -282,7 +282,7 @@ def test_processes_that_start_at_once_make_one_database(tmp_path):
         _, errors = process.communicate(timeout=50)
         assert (process.returncode, errors) == (0, b"")
 
-    assert contents(tmp_path / "data" / "keys.db")["alembic_version"] == [(migrations.head(),)]
+    assert contents(tmp_path / "data" / "keys.db")["alembic_version"] == [(migrations.HEAD,)]
 
 
 def test_a_locked_database_is_waited_for(tmp_path, vault, monkeypatch):
@@ -293,3 +293,7 @@ def test_a_locked_database_is_waited_for(tmp_path, vault, monkeypatch):
     with holder.begin():
         assert "locked by another program" in str(refused(Database(f"sqlite:///{path}"), vault))
     holder.close()
+
+
+def test_the_newest_revision_is_the_one_that_workers_look_for() -> None:
+    assert migrations.scripts().get_current_head() == migrations.HEAD
