@@ -133,7 +133,7 @@ class Gemini(Format):
 
     name = "gemini"
     family = "gemini"
-    endpoints = tuple(_endpoints())
+    endpoints: tuple[Endpoint, ...] = tuple(_endpoints())
 
     # -- requests ---------------------------------------------------------------------------------
 

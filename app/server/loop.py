@@ -52,7 +52,7 @@ class Loop:
         self._numbers = count()
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread: int | None = None
+        self._owner: int | None = None
         self.register(self._wake, READ, self._woken)
 
     def register(self, descriptor: int, interest: int, ready: Ready) -> None:
@@ -94,7 +94,7 @@ class Loop:
     def call_soon(self, call: Callable[[], None]) -> None:
         """Call on the loop's own thread. May be used by any thread."""
         self._calls.append(call)
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._owner:
             os.eventfd_write(self._wake, 1)
 
     def call_from_signal(self, call: Callable[[], None]) -> None:
@@ -104,7 +104,7 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for what is ready, at most `LONGEST_WAIT_S`, and tell whom it concerns."""
-        self._thread = threading.get_ident()
+        self._owner = threading.get_ident()
         self.turns += 1
         for descriptor, event in self._epoll.poll(self._patience_s(), MAX_EVENTS):
             ready = self._handlers.get(descriptor)
