@@ -27,6 +27,16 @@ FILES = {
     "small/sums.py": "from small.sizes import FACTOR\n\n\ndef total(number: int) -> int:\n    return number * FACTOR\n",
     "small/shapes/__init__.py": "CORNERS = {'square': 4}\n",
 }
+#: Tests without sockets and processes, which run the modules of the table in their own process.
+RULES = (
+    "tests/formats",
+    "tests/keys/test_rotation.py",
+    "tests/proxy/test_deadlines.py",
+    "tests/proxy/test_exchange.py",
+    "tests/proxy/test_readers.py",
+    "tests/proxy/test_renames.py",
+    "tests/proxy/test_routing.py",
+)
 RUN = """
 import sys
 from pathlib import Path
@@ -321,3 +331,21 @@ def test_any_other_wsgi_server_gets_the_compiled_program_too(tmp_path: Path) -> 
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip().endswith(".so")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("real_build")
+def test_the_pure_rules_hold_compiled_too(tmp_path: Path) -> None:
+    """Compiled code checks annotations: one that is wrong is a TypeError here, and nothing to the interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", f"--basetemp={tmp_path / 'base'}", *RULES],
+        cwd=ROOT,
+        env={**os.environ, "TEST_COMPILED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
