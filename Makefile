@@ -28,7 +28,7 @@ test: .make/dev ## Install what is needed and run all tests
 	@$(COMPILE) || true
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-compile: .make/runtime ## Compile the hot path, which halves its cost (run and test do it too)
+compile: .make/runtime ## Compile the hot path (run and test do it too)
 	@$(COMPILE)
 
 check: lint types test ## Style, types and tests: what must be green before a change goes in

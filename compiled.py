@@ -390,10 +390,9 @@ def _translate(folder: Path, paths: Sequence[str]) -> None:
 
         def build_extensions(self) -> None:
             compile_one = self.compiler.compile
-            cores = len(os.sched_getaffinity(0))
 
             def compile_all(sources: Sequence[str], **options: Any) -> list[str]:
-                with ThreadPoolExecutor(cores) as pool:
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
                     objects = pool.map(lambda source: compile_one([source], **options), sources)
                     return [name for names in objects for name in names]
 
