@@ -7,6 +7,14 @@ RUN python -m venv /opt/venv
 COPY requirements.txt /tmp/requirements.txt
 RUN /opt/venv/bin/pip install -r /tmp/requirements.txt
 
+FROM build AS compile
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+WORKDIR /app
+COPY requirements.txt requirements-build.txt ./
+RUN /opt/venv/bin/pip install -r requirements-build.txt
+COPY . .
+RUN /opt/venv/bin/python compiled.py
+
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 middleware \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin middleware \
@@ -14,6 +22,7 @@ RUN groupadd --gid 10001 middleware \
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY . .
+COPY --from=compile /app/.make .make
 
 # Inside the container the server must listen on all addresses, so MIDDLEWARE_PASSWORD has to be set.
 ENV PATH=/opt/venv/bin:$PATH \

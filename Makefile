@@ -10,16 +10,26 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto --reruns 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check soak lint types format migrate bench bench-all clean
+.PHONY: help run test compile check soak lint types format migrate bench bench-all clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Compiles the hot path unless there is a build of these very sources, which their hashes decide, not their times. What
+# that needs is installed only where there is a C compiler.
+COMPILE = $(BIN)/python compiled.py fits || { $(BIN)/python compiled.py able && $(MAKE) --no-print-directory .make/build \
+  && $(BIN)/python compiled.py; }
+
 run: .make/runtime data ## Install what is needed and serve on 127.0.0.1:5000
+	@[ "$$COMPILED" = off ] || { $(COMPILE); } || true
 	@exec $(BIN)/python main.py
 
 test: .make/dev ## Install what is needed and run all tests
+	@$(COMPILE) || true
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+compile: .make/runtime ## Compile the hot path (run and test do it too)
+	@$(COMPILE)
 
 check: lint types test ## Style, types and tests: what must be green before a change goes in
 
@@ -60,10 +70,15 @@ clean: ## Remove what can be made again; data/ and .env stay
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@mkdir -p .make && touch $@
 
-.make/dev: requirements-dev.txt requirements.txt $(VENV)/pyvenv.cfg
+.make/build: requirements-build.txt requirements.txt $(VENV)/pyvenv.cfg
+	@echo "Installing what compiles the hot path ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-build.txt
+	@mkdir -p .make && touch $@ .make/runtime
+
+.make/dev: requirements-dev.txt requirements-build.txt requirements.txt $(VENV)/pyvenv.cfg
 	@echo "Installing the runtime and what the tests need ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@mkdir -p .make && touch $@ .make/runtime
+	@mkdir -p .make && touch $@ .make/build .make/runtime
 
 $(VENV)/pyvenv.cfg:
 	@command -v $(PYTHON) >/dev/null || { \

@@ -6,6 +6,7 @@ server, which carries proxied calls on its own threads whatever DRIVER says.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -17,14 +18,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dotenv import load_dotenv
+from dotenv import dotenv_values, load_dotenv
 
-from app.config import Config
-from app.errors import ConfigError
+import compiled
+
+
+def _use_compiled() -> compiled.Outcome:
+    """As COMPILED says, which may stand in `.env`. An unknown value is refused later, with the other variables."""
+    asked = os.environ.get("COMPILED", dotenv_values(".env").get("COMPILED"))
+    return compiled.install((asked or "").strip().lower() or "auto")
+
+
+# Before the first import of `app`, because it decides what those imports load.
+HOT_PATH = _use_compiled()
+
+from app.config import Config  # noqa: E402
+from app.errors import ConfigError  # noqa: E402
 
 if TYPE_CHECKING:
     from flask import Flask
-
 
 #: How long a server that is just ending may still hold the address.
 ADDRESS_WAIT_S = 5.0
@@ -35,7 +47,10 @@ INHERITED = {"GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS"}
 def read_config() -> Config:
     """The configuration of the environment and of `.env`. Raises ConfigError."""
     load_dotenv(".env")
-    return Config.from_env(os.environ)
+    config = Config.from_env(os.environ)
+    if config.compiled == "required" and not HOT_PATH.compiled:
+        raise ConfigError("COMPILED", f"is required, but {HOT_PATH.reason}. `make compile` compiles the hot path.")
+    return config
 
 
 def main() -> int:
@@ -53,7 +68,7 @@ def main() -> int:
         config = replace(config, secret_key=secrets.token_bytes(32))
     from app.server.master import Master
 
-    Master(config).run()
+    Master(config, announcement=str(HOT_PATH)).run()
     return 0
 
 
@@ -141,6 +156,7 @@ def _application() -> Flask:
     from app import create_app
 
     made = globals()["app"] = create_app(read_config())
+    logging.getLogger(__name__).info("%s", HOT_PATH)
     return made
 
 

@@ -55,6 +55,7 @@ class Config:
     environment         -- `production` or `development`
     workers, threads    -- processes, and threads in each
     driver              -- `loop` or `threads`: what carries the proxied calls
+    compiled            -- `auto`, `off` or `required`: whether the hot path runs as machine code
     provider_keys       -- provider kind -> upstream keys from the environment
     provider_base_urls  -- provider kind -> origin without version path
     setting_overrides   -- live setting -> its value as text, already checked
@@ -79,6 +80,7 @@ class Config:
     workers: int
     threads: int
     driver: str
+    compiled: str
     graceful_timeout_s: float
     provider_keys: Mapping[str, tuple[str, ...]] = field(repr=False)
     provider_base_urls: Mapping[str, str]
@@ -246,6 +248,7 @@ def _build(read: _Reader) -> Config:
         workers=read.integer("WEB_CONCURRENCY", 1, 1, 64),
         threads=read.integer("THREADS", 64, 1, 1000),
         driver=read.choice("DRIVER", "loop", ("loop", "threads")),
+        compiled=read.choice("COMPILED", "auto", ("auto", "off", "required")),
         graceful_timeout_s=read.integer("GRACEFUL_TIMEOUT", 30, 0, 3600),
         provider_keys=MappingProxyType({kind: read.key_list(*names) for kind, names in KEY_VARIABLES.items()}),
         provider_base_urls=MappingProxyType(

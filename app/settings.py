@@ -70,13 +70,17 @@ def setting(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All live settings at one instant. Immutable: a change makes a new one."""
+    """
+    All live settings at one instant. Immutable: a change makes a new one.
+
+    The default decides the kind. The time limits of a call are whole numbers to people and durations to the code.
+    """
 
     # Retries and timeouts
     max_retries: int = setting(
         7, 1, 20, group="Retries and timeouts", help="How many further keys are tried when one fails."
     )
-    request_timeout: int = setting(
+    request_timeout: float = setting(
         600,
         5,
         3600,
@@ -84,10 +88,10 @@ class Settings:
         group="Retries and timeouts",
         help="Longest wait for the first byte of an answer, all attempts together; then only silence ends it.",
     )
-    connect_timeout: int = setting(
+    connect_timeout: float = setting(
         10, 1, 60, unit="seconds", group="Retries and timeouts", help="Longest wait for a connection to a provider."
     )
-    read_timeout: int = setting(
+    read_timeout: float = setting(
         300,
         5,
         3600,
@@ -95,7 +99,7 @@ class Settings:
         group="Retries and timeouts",
         help="Longest wait for the first byte of a provider's answer.",
     )
-    streaming_timeout: int = setting(
+    streaming_timeout: float = setting(
         300,
         10,
         3600,
@@ -114,7 +118,7 @@ class Settings:
         group="Retries and timeouts",
         help="Wait before the first extra try after a failed connection; it doubles with each further one.",
     )
-    heartbeat_interval: int = setting(
+    heartbeat_interval: float = setting(
         10,
         0,
         60,
@@ -159,7 +163,7 @@ class Settings:
     cache_timeout: int = setting(
         300, 60, 3600, unit="seconds", group="Models and keys", help="How long a list of models is remembered."
     )
-    model_cache_timeout: int = setting(
+    model_cache_timeout: float = setting(
         10, 5, 60, unit="seconds", group="Models and keys", help="Longest wait for a provider's list of models."
     )
     failover_strategy: str = setting(

@@ -32,6 +32,7 @@ def test_an_empty_environment_gives_the_defaults():
     assert config.log_level == "INFO"
     assert config.graceful_timeout_s == 30
     assert config.trusted_proxies == 0
+    assert config.compiled == "auto"
     assert config.password is None
     assert config.secret_key is None
     assert config.encryption_key is None
@@ -66,6 +67,7 @@ def test_empty_values_count_as_unset():
         ("TRUSTED_PROXIES", "yes", "between 0 and 100"),
         ("CLIENT_AUTH", "foo", "auto, required, open"),
         ("FLASK_ENV", "staging", "production, development"),
+        ("COMPILED", "yes", "auto, off, required"),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO, WARNING, ERROR"),
         ("HOST", "not a host", "address or a host name"),
         ("HOST", "127.0.0.1.5", "address or a host name"),

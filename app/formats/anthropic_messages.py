@@ -73,7 +73,7 @@ class AnthropicMessages(Format):
 
     name = "anthropic_messages"
     family = "anthropic"
-    endpoints = (
+    endpoints: tuple[Endpoint, ...] = (
         _endpoint("POST", "/v1/messages", Operation.GENERATE),
         _endpoint(
             "POST", "/v1/messages/stream", Operation.GENERATE, stream=True, native=False, upstream_path="/v1/messages"

@@ -133,7 +133,7 @@ class Gemini(Format):
 
     name = "gemini"
     family = "gemini"
-    endpoints = tuple(_endpoints())
+    endpoints: tuple[Endpoint, ...] = tuple(_endpoints())
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -164,8 +164,8 @@ class Gemini(Format):
             return call.body
         if _is_interaction(call.match):
             wanted = {"model": edits.model, "stream": edits.stream}
-            changed = {name: value for name, value in wanted.items() if value is not None}
-            changed = {name: value for name, value in changed.items() if call.json.get(name) != value}
+            given = {name: value for name, value in wanted.items() if value is not None}
+            changed: Json = {name: value for name, value in given.items() if call.json.get(name) != value}
         else:
             changed = {} if edits.model is None else _renamed(call.json, _resource_name(edits.model))
         raw = {name: json_body.dumps(value) for name, value in changed.items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.errors import BadRequest, InvalidMessages
 from app.formats import json_body, openai, openai_chat_assembly, sse
-from app.formats.base import Call, Edits, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
+from app.formats.base import Call, Edits, Endpoint, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
 from app.formats.openai import OpenAiFormat, endpoint
 from app.formats.openai_chat_assembly import index_of, objects
 
@@ -38,7 +38,7 @@ class OpenAiChat(OpenAiFormat):
     """Chat Completions and the common part of the OpenAI API."""
 
     name = "openai_chat"
-    endpoints = (
+    endpoints: tuple[Endpoint, ...] = (
         endpoint("POST", "/chat/completions", Operation.GENERATE),
         endpoint("POST", "/embeddings", Operation.EMBED),
         endpoint("POST", "/completions", Operation.GENERATE),

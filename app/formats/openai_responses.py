@@ -13,7 +13,7 @@ from typing import Any
 
 from app.errors import MiddlewareError
 from app.formats import json_body, openai, sse
-from app.formats.base import Call, Edits, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
+from app.formats.base import Call, Edits, Endpoint, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
 from app.formats.openai import OpenAiFormat, endpoint
 from app.formats.openai_responses_items import FRAME, frames_output, holds_output, item_events, type_of
 
@@ -40,7 +40,7 @@ class OpenAiResponses(OpenAiFormat):
     """The Responses API."""
 
     name = "openai_responses"
-    endpoints = (
+    endpoints: tuple[Endpoint, ...] = (
         endpoint("POST", "/responses", Operation.GENERATE),
         # Where clients open WebSockets: matched, so that the upgrade can be refused in a way that they understand.
         endpoint("GET", "/responses"),

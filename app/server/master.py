@@ -4,6 +4,7 @@ The gunicorn master: takes its settings from the configuration, and makes the ap
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -28,26 +29,33 @@ FILES_A_CONNECTION = 3
 FEWEST_CONNECTIONS = 16
 
 
+log = logging.getLogger(__name__)
+
 WORKER_CLASSES = {"threads": "app.server.worker.ThreadWorker", "loop": "app.server.loop_entry.LoopEntry"}
 
 
 class Master(BaseApplication):
-    """`Master(config).run()` serves until a signal ends it."""
+    """`Master(config).run()` serves until a signal ends it. The announcement is logged at the start."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, announcement: str) -> None:
         self._config = config
+        self._announcement = announcement
         self._open_files = _allow_open_files()
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in _settings(self._config, self._open_files).items():
             self.cfg.set(name, value)
+        self.cfg.set("on_starting", self._announce)
 
     def load(self) -> Any:
         # In the worker's process: the master never needs it.
         from app import create_app
 
         return create_app(self._config)
+
+    def _announce(self, _arbiter: Any) -> None:
+        log.info("%s", self._announcement)
 
     def run(self) -> None:
         try:

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.errors import AllKeysResting, MiddlewareError, NoKeys, Overloaded, RequestTimeout
@@ -759,6 +759,7 @@ _FROM_UPSTREAM = (UpstreamHead, UpstreamBytes, UpstreamEnd, UpstreamFailed)
     st.integers(1, 3),
     st.lists(st.tuples(st.sampled_from(sorted(_EVENTS)), st.sampled_from([0.0, 0.3, 11.0, 301.0])), max_size=25),
 )
+@example(STREAM_BODY, 1, [("failed", 0.0), ("no content", 0.0), ("half", 0.0), ("done", 0.0)])
 def test_whatever_happens_in_whatever_order_the_commands_keep_their_rules(
     body: bytes, keys: int, story: list[tuple[str, float]]
 ) -> None:

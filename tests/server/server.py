@@ -40,9 +40,9 @@ def wait_until(found: Callable[[], object], within_s: float = 10.0, every_s: flo
     return True
 
 
-def command(open_files: int | None = None) -> list[str]:
+def command(open_files: int | None = None, main: Path = ROOT / "main.py") -> list[str]:
     """`python main.py`, with a limit of open files where one is given."""
-    program = [sys.executable, str(ROOT / "main.py")]
+    program = [sys.executable, str(main)]
     return program if open_files is None else ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *program]
 
 
@@ -67,10 +67,12 @@ def environment(folder: Path, environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def run_main(folder: Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_main(
+    folder: Path, environ: Mapping[str, str] | None = None, main: Path = ROOT / "main.py"
+) -> subprocess.CompletedProcess[str]:
     """Start it where it is expected to give up: the exit status and what it said."""
     return subprocess.run(
-        command(),
+        command(main=main),
         cwd=folder,
         env=environment(folder, environ or {}),
         capture_output=True,
