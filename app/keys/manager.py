@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 BULK_REST_S = 3600.0
 DELETE = "delete"
+_ACTIONS = frozenset([*Status, DELETE])
 _KEEPER_INTERVAL_S = 0.1
 _CLEANING_INTERVAL_S = 600.0
 _PAIR_MEMORY_S = 86400.0
@@ -218,7 +219,7 @@ class KeyManager(LiveKeys):
         A new value of a key that the middleware disabled makes it healthy. Raises BadRequest (`No valid data.`,
         `Invalid key.`, `Update failed.`, or a field's fault), NotFound (`Key not found`), Conflict (`Key exists.`).
         """
-        changes = {name: value for name, value in changes.items() if name in (*FIELDS, "key", "status")}
+        changes = {name: value for name, value in changes.items() if name in FIELDS or name in ("key", "status")}
         if not changes:
             raise BadRequest("No valid data.")
         columns = to_columns({name: changes[name] for name in FIELDS if name in changes})
@@ -256,7 +257,7 @@ class KeyManager(LiveKeys):
         key_ids = sorted({key_id for key_id in ids if type(key_id) is int and 0 < key_id < 2**63})
         if len(key_ids) != len(set(map(str, ids))):
             raise BadRequest("key_ids must be a list of key IDs.", param="key_ids")
-        if not isinstance(action, str) or action not in (*Status, DELETE):
+        if not isinstance(action, str) or action not in _ACTIONS:
             raise BadRequest("Invalid status for bulk update.", param="status")
         with self._database.transaction() as connection:
             if action == DELETE:

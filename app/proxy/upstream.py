@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.client import HTTPException
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -158,6 +159,11 @@ class Upstreams:
         A new connection, made on a thread of its own: names are looked up there too, so that a hanging resolver holds
         nobody. The future raises DialFailed. Whoever stops waiting calls `forget`.
         """
+        here = _connect_here(origin)
+        if here is not None:
+            made: Future[Connection] = Future()
+            made.set_result(here)
+            return made
         with self._lock:
             dialers = self._dialers.get(origin)
             if dialers is None:
@@ -217,6 +223,48 @@ class Upstreams:
         if proxy is not None:
             dialled.set_tunnel(host, port, _proxy_login(proxy))
         return dialled
+
+
+def _connect_here(origin: str) -> Connection | None:
+    """
+    A connection to a server on this machine, which is there at once or not at all: that takes no thread. None for all
+    else, and where it is not there at once.
+    """
+    address = _loopback(origin)
+    if address is None or _proxy_for(urlsplit(origin)) is not None:
+        return None
+    sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        failed = sock.connect_ex(address[1])
+        if failed == errno.EINPROGRESS and _is_writable(sock):
+            failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    except OSError:
+        failed = errno.EBADF
+    if failed:
+        sock.close()
+        return None
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Connection(origin, sock)
+
+
+def _is_writable(sock: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    return bool(poller.poll(0))
+
+
+@lru_cache(maxsize=64)
+def _loopback(origin: str) -> tuple[int, tuple[str, int]] | None:
+    """Family and address of a plain origin that is a loopback address."""
+    url = urlsplit(origin)
+    try:
+        address = ipaddress.ip_address(url.hostname or "")
+    except ValueError:
+        return None
+    if url.scheme != "http" or not address.is_loopback:
+        return None
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    return family, (str(address), url.port or _DEFAULT_PORTS["http"])
 
 
 def _close_late(pending: Future[Connection]) -> None:

@@ -421,7 +421,7 @@ class Connection(Answering):
         if self._dead:
             return
         self._dead = True
-        self._alarm.move(None)
+        self._alarm.end()
         self._loop.unregister(self._descriptor)
         if self._reset:
             reset_at_close(self.socket)

@@ -76,7 +76,13 @@ class Express:
     """One for each worker."""
 
     def __init__(
-        self, loop: Loop, edge: Edge, idle: IdleConnections, make_head: MakeHead, make_relay: MakeRelay
+        self,
+        loop: Loop,
+        edge: Edge,
+        idle: IdleConnections,
+        booked: Callable[[], None],
+        make_head: MakeHead,
+        make_relay: MakeRelay,
     ) -> None:
         self.loop = loop
         self.edge = edge
@@ -90,6 +96,7 @@ class Express:
         #: Under way, the oldest first.
         self.rides: dict[Ride, None] = {}
         self.entries = edge.booking.entries
+        self.booked = booked
         self.running = edge.booking.running
         self.gathered_bytes = 0
         self._turn = -1
@@ -361,6 +368,7 @@ class Ride:
                 usage.reasoning_tokens,
             )
         )
+        express.booked()
 
     # -- for the connection -----------------------------------------------------------------------------
 

@@ -114,7 +114,8 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for what is ready, at most `LONGEST_WAIT_S`, and tell whom it concerns."""
-        self._runs_on = threading.get_ident()
+        if self._runs_on is None:
+            self._runs_on = threading.get_ident()
         self.turns += 1
         handlers, new = self._handlers, self._new
         new.clear()
@@ -209,6 +210,11 @@ class Alarm:
         if deadline < NEVER and (self._timer is None or deadline < self._timer[0]):
             self.move(deadline)
 
+    def end(self) -> None:
+        """Never ring again, and hold nobody who would hold this alarm."""
+        self.move(None)
+        self._ring = _nothing
+
     def _due(self) -> None:
         self._timer = None
         deadline = self._deadline
@@ -217,3 +223,7 @@ class Alarm:
         elif deadline is not None:
             self._deadline = None
             self._ring()
+
+
+def _nothing() -> None:
+    """What an alarm calls that was ended."""

@@ -5,6 +5,7 @@ everything else goes to Flask on a pool of threads.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -15,7 +16,6 @@ from typing import Any
 
 from gunicorn.workers.base import Worker
 
-from app.booking import FLUSH_EVERY_S
 from app.edge import Edge
 from app.lifecycle import Lifecycle
 from app.proxy.collation import ListExchange, open_exchange
@@ -27,6 +27,7 @@ from app.server.connection import Connection
 from app.server.crowding import EXHAUSTED, Doorkeeper
 from app.server.express import Express
 from app.server.flask_bridge import FlaskCall
+from app.server.flushing import Flushing
 from app.server.forwarded import believed
 from app.server.grace import AFTER_GRACE_S, LAST_WORDS_S
 from app.server.handler import Handler
@@ -39,6 +40,9 @@ from app.server.uploads import Uploads
 #: Threads that only administration uses, so that relayed streams can't lock the operator out.
 ADMIN_THREADS = 8
 ACCEPT_AT_ONCE = 64
+REPORT_S = 1.0
+#: Objects of each generation before the collector looks for cycles, of which requests leave next to none.
+COLLECT_AFTER = (20_000, 20, 50)
 #: How long a new connection has to begin its first request before it may be closed in favour of another one.
 ARRIVING_S = 1.0
 ADMIN = ("/middleware", "/api/", "/livez", "/readyz", "/healthz", "/health", "/metrics", "/v1/health")
@@ -53,7 +57,6 @@ class LoopWorker(Worker):
         self._doorkeeper = Doorkeeper()
         self._relays: set[LoopRelay] = set()
         self._ending = False
-        self._flush_ordered = False
         self._work = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="flask")
         self._admin = ThreadPoolExecutor(ADMIN_THREADS, thread_name_prefix="admin")
         super().init_process()
@@ -67,28 +70,35 @@ class LoopWorker(Worker):
         self._hops: int = application.extensions["middleware"].config.trusted_proxies
         self._own = other_paths(application)
         self._idle = IdleConnections(self._loop, self._edge.upstreams, self._edge.upstreams.limits)
-        self._express = Express(self._loop, self._edge, self._idle, self._known_head, self._resumable)
+        self._booking = self._edge.booking
+        flushing = Flushing(self._loop, self._booking)
+        self._booking.noticed = flushing.booked_elsewhere
+        ways = (self._known_head, self._resumable)
+        self._express = Express(self._loop, self._edge, self._idle, flushing.booked, *ways)
         sockets: list[Any] = self.sockets
         self._listeners: list[socket.socket] = [listener.sock for listener in sockets]
         self._address = self._listeners[0].getsockname()[:2]
         for listener in self._listeners:
             listener.setblocking(False)
-        self._booking = self._edge.booking
         self._booking.start()
         self._accept(True)
-        notified = 0.0
+        self._report()
+        # What has been made so far stays: looking at it again and again would cost each request.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             while self.alive:
                 self._loop.turn()
-                self._book()
-                now = time.monotonic()
-                if now - notified >= 1.0:
-                    notified = now
-                    self.notify()
-                    if not self._ending and self.ppid != os.getppid():
-                        self._end(0.0)  # without its master a worker has to go: it holds the port of the next one
         finally:
             self._stop()
+
+    def _report(self) -> None:
+        """Once a second: tell the master that this worker lives, and see whether there is a master."""
+        self.notify()
+        if not self._ending and self.ppid != os.getppid():
+            self._end(0.0)  # without its master a worker has to go: it holds the port of the next one
+        self._loop.at(time.monotonic() + REPORT_S, self._report)
 
     # -- accepting ----------------------------------------------------------------------------------
 
@@ -184,19 +194,6 @@ class LoopWorker(Worker):
         relay = LoopRelay(self._loop, self._edge, self._idle, exchange, connection, over)
         self._relays.add(relay)
         return relay
-
-    def _book(self) -> None:
-        """After each turn: flush what has been booked, when it is enough or has waited long enough."""
-        count = len(self._booking.entries)
-        if count >= self._booking.batch:
-            self._loop.call_soon(self._booking.flush)
-        elif count and not self._flush_ordered:
-            self._flush_ordered = True
-            self._loop.at(time.monotonic() + FLUSH_EVERY_S, self._flush)
-
-    def _flush(self) -> None:
-        self._flush_ordered = False
-        self._booking.flush()
 
     # -- the end ------------------------------------------------------------------------------------
 

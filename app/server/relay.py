@@ -172,8 +172,9 @@ class LoopRelay:
         if not self.exchange.done:
             self._alarm.move(self.exchange.deadline)
             return
-        self._alarm.move(None)
+        self._alarm.end()
         self._drop_link()
+        self._dial_alarm.end()
         over, self._over = self._over, None
         if over is not None:
             over()
