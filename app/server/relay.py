@@ -32,7 +32,6 @@ from app.proxy.events import (
     UpstreamFailed,
 )
 from app.proxy.exchange import Exchange
-from app.proxy.http1 import AnswerEvent
 from app.proxy.link import Begun, Link
 from app.proxy.readers import StreamReader
 from app.proxy.upstream import DialFailed
@@ -43,6 +42,13 @@ log = logging.getLogger(__name__)
 
 #: The line before a chunk as we write it: RFC 9112 section 7.1, without extensions and needless zeros.
 _CHUNK = re.compile(rb"([1-9a-f][0-9a-f]{0,6})\r\n")
+#: How an event ends that has a chunk of its own.
+_EVENT_AND_CHUNK_END = b"\n\n\r\n"
+#: So few bytes are not worth cutting up.
+FEW_BYTES = 2048
+#: A longer beginning of a chunk is left to the parser.
+MAX_BEGUN_BYTES = 64 * 1024
+_SIZE_BEGUN = re.compile(rb"[1-9a-f][0-9a-f]{0,6}\r?")
 #: How long after the connect timeout a dialling thread is given up.
 DIAL_SLACK_S = 0.5
 
@@ -93,6 +99,7 @@ class LoopRelay:
         self._interest = 0
         self._paused = False
         self._events: StreamReader | None = None  # whole events pass the exchange by
+        self._begun_chunk = b""  # of which the rest has not come
         self._begun: Begun | None = None
         self._began_at: float | None = None
         self._alarm = Alarm(loop, self._due)
@@ -288,18 +295,33 @@ class LoopRelay:
             pass
         if self._link is link and self._events is None:
             self._watch()
-            if self._interest == READ and link.is_between_chunks and self._takes_chunks():
-                self._events = self.exchange.events()
-
-    def _takes_chunks(self) -> bool:
-        return self._client is not None and self._client.passes_chunks
 
     def _read(self, link: Link) -> bool:
         """Read once and tell the exchange; False when this link is over."""
-        if self._events is not None:
-            events, failure = self._pass_events(link, self._events)
-        else:
-            events, failure = link.receive(self._edge.buffer_bytes())
+        try:
+            data = link.read(self._edge.buffer_bytes())
+        except OSError:
+            return self._leave_events(link) and self._failed(link.was_reset())
+        if data is None:
+            return True
+        if not data:
+            return self._leave_events(link) and self._digest(link, b"")
+        while data:
+            if self._events is not None:
+                data = self._pass_events(self._events, data)
+                if not data or self._link is not link:
+                    return self._link is link
+            # Most of what comes at once in the beginning of a stream can pass as soon as its first event is through.
+            end = data.find(_EVENT_AND_CHUNK_END) + len(_EVENT_AND_CHUNK_END) if len(data) > FEW_BYTES else len(data)
+            piece = data[:end] if end >= len(_EVENT_AND_CHUNK_END) else data
+            if not self._digest(link, piece):
+                return False
+            data = data[len(piece) :]
+        return True
+
+    def _digest(self, link: Link, data: bytes) -> bool:
+        """Tell the exchange what these bytes mean; False when this link is over."""
+        events, failure = link.digest(data)
         for event in events:
             if self._link is not link:
                 return False
@@ -307,23 +329,26 @@ class LoopRelay:
         if self._link is not link:
             return False
         if failure is not None:
-            self._drop_link()
-            self._feed(failure)
-            return False
+            return self._failed(failure)
+        if self._interest == READ and link.is_between_chunks and self._takes_chunks():
+            self._events = self.exchange.events()
         return True
 
-    def _pass_events(self, link: Link, reader: StreamReader) -> tuple[list[AnswerEvent], UpstreamFailed | None]:
+    def _failed(self, failure: UpstreamFailed) -> bool:
+        self._drop_link()
+        self._feed(failure)
+        return False
+
+    def _takes_chunks(self) -> bool:
+        return self._client is not None and self._client.passes_chunks
+
+    def _pass_events(self, reader: StreamReader, came: bytes) -> bytes:
         """
-        Pass chunks that hold one event of mere output each to the caller as they came. What else there is goes the
-        usual way; the events of that are returned.
+        Pass chunks that hold one event of mere output each to the caller as they came. Returns what is left, which goes
+        the usual way.
         """
-        try:
-            data = link.read(self._edge.buffer_bytes())
-        except OSError:
-            self._events = None
-            return [], link.was_reset()
-        if data is None:
-            return [], None
+        waited = bool(self._begun_chunk)
+        data, self._begun_chunk = self._begun_chunk + came, b""
         at = size = 0
         while True:
             chunk = _CHUNK.match(data, at)
@@ -339,15 +364,24 @@ class LoopRelay:
                 self._send_passed(data[:at], size)
                 self._events = None
                 self._run(self.exchange.place(event, mark, self._edge.clock.monotonic()))
-                rest = data[end + 2 :]
-                return link.digest(rest) if rest and self._link is link else ([], None)
+                return data[end + 2 :]
             size += end - begin
             at = end + 2
         self._send_passed(data[:at], size)
-        if data and at == len(data):
-            return [], None
+        rest = data[at:]
+        # A chunk that trickles is left to the parser, so that the exchange hears of each part.
+        if rest and (at or not waited) and len(rest) < MAX_BEGUN_BYTES and _is_begun(rest):
+            self._begun_chunk = rest
+            return b""
+        if rest:
+            self._events = None
+        return rest
+
+    def _leave_events(self, link: Link) -> bool:
+        """The parser reads on, beginning with what has come of a chunk; False when the link is over."""
+        rest, self._begun_chunk = self._begun_chunk, b""
         self._events = None
-        return link.digest(data[at:])
+        return not rest or self._digest(link, rest)
 
     def _send_passed(self, chunks: bytes, size: int) -> None:
         if size and self._client is not None:
@@ -355,7 +389,7 @@ class LoopRelay:
             self._client.chunks(chunks)
 
     def _take_link(self) -> Link | None:
-        self._events = None
+        self._events, self._begun_chunk = None, b""
         link, self._link = self._link, None
         if self._descriptor >= 0:
             self._loop.unregister(self._descriptor)
@@ -380,3 +414,11 @@ _ACTIONS: dict[type, Callable[..., None]] = {
     Abort: LoopRelay._do_abort,
     Record: LoopRelay._do_record,
 }
+
+
+def _is_begun(data: bytes) -> bool:
+    """Whether these bytes are the beginning of one chunk, written as we write it."""
+    chunk = _CHUNK.match(data)
+    if chunk is None:
+        return _SIZE_BEGUN.fullmatch(data) is not None
+    return len(data) < chunk.end() + int(chunk[1], 16) + 2

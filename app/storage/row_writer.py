@@ -84,6 +84,8 @@ _NOTE_PROGRESS = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name
 SQLITE_TROUBLE: Final = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 SQLITE_PRAGMAS: Final = ("foreign_keys=ON", "synchronous=NORMAL", "mmap_size=0", "journal_size_limit=67108864")
 
+#: Rows written in one go; about a tenth of a millisecond.
+SLICE: Final = 16
 #: The worker goes first when there is one core for both, but not so far that the rows never come.
 NICENESS: Final = 3
 READ_BYTES: Final = 262_144
@@ -260,7 +262,9 @@ class Store:
         connection = self._connection
         connection.execute("SAVEPOINT rows")
         try:
-            connection.executemany(statement, rows)
+            for start in range(0, len(rows), SLICE):
+                connection.executemany(statement, rows[start : start + SLICE])
+                os.sched_yield()  # on one core the loop waits for its turn, and each of its turns is short
         except (self._driver.Error, OverflowError) as error:
             if _is_trouble(error):
                 raise
