@@ -7,6 +7,7 @@ DialFailed with one of the short codes of `UpstreamFailed.error`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import select
@@ -240,10 +241,12 @@ def _connect_here(origin: str) -> Connection | None:
             failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     except OSError:
         failed = errno.EBADF
-    if failed:
+    # One that was there and is reset by now is an attempt that failed: to try again is not for us to decide.
+    if failed and failed != errno.ECONNRESET:
         sock.close()
         return None
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return Connection(origin, sock)
 
 
