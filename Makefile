@@ -54,9 +54,11 @@ migrate: .make/runtime data ## Bring the database of .env up to date (starting t
 	database.migrate(Vault.open(config)); database.close()"
 
 bench: .make/runtime ## Compare with nginx in two to three minutes; bench/README.md says what it needs
+	@$(COMPILE) || true
 	@$(BIN)/python -m bench
 
 bench-all: .make/runtime ## Measure everything and write bench/RESULTS.md
+	@$(COMPILE) || true
 	@$(BIN)/python -m bench all
 
 clean: ## Remove what can be made again; data/ and .env stay

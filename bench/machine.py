@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -137,10 +138,17 @@ def facts() -> dict[str, str]:
         "CPUs usable": str(len(available_cpus())),
         "Kernel": platform.release(),
         "Python": platform.python_version(),
+        "Hot path": hot_path(),
         "nginx": version_of("nginx", "-v"),
         "wrk": version_of("wrk", "-v"),
         "gcc": version_of("gcc", "--version"),
     }
+
+
+def hot_path() -> str:
+    """Whether the product runs compiled."""
+    fits = subprocess.run([sys.executable, str(ROOT / "compiled.py"), "fits"], capture_output=True, check=False)
+    return "interpreted" if fits.returncode else "compiled"
 
 
 def cpu_model(cpuinfo: str) -> str:

@@ -39,6 +39,8 @@ def recipe(
         "WEB_CONCURRENCY": str(workers),
         "MIDDLEWARE_PASSWORD": PASSWORD,
         "OPENAI_BASE_URL": upstream,
+        # As many idle connections as nginx is told to keep: the default of 100 would measure dialling.
+        "POOL_MAXSIZE": "1000",
         "OPENAI_API_KEYS": ",".join(f"sk-bench-upstream-{number:04d}" for number in range(1, UPSTREAM_KEYS + 1)),
     }
     if certificate is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Protocol
 
 from app.errors import DialectNotSpoken, MiddlewareError, ModelNotFound, NoKeys
@@ -270,4 +271,9 @@ class _Finder:
 
 
 def _serves(entry: Provider, model: str) -> bool:
-    return any(fnmatchcase(model, pattern) for pattern in entry.models)
+    return _matches(entry.models, model)
+
+
+@lru_cache(maxsize=4096)
+def _matches(patterns: tuple[str, ...], model: str) -> bool:
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
