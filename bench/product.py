@@ -23,6 +23,8 @@ PASSWORD: Final = "the password of a benchmark"
 _ADMIN: Final = "/middleware/api"
 _READY_S: Final = 20.0
 _POLL_S: Final = 0.1
+#: Longer than a call that is over waits to be counted.
+_BOOKED_S: Final = 0.2
 #: As many as the admin API gives at once.
 _NEWEST: Final = 500
 
@@ -68,17 +70,19 @@ class Admin:
 
     def settled_books(self) -> Books:
         """
-        All that was recorded up to now, once nothing waits to be written. Raises ProgramFailed when that takes too
+        All that was recorded up to now, once nothing waits to be counted or written. Raises ProgramFailed when that takes too
         long: the next run could not be told from what was before it.
         """
         until = time.monotonic() + _READY_S
+        before = None
         while True:
             found = self.books()
-            if found.rows + found.dropped >= found.counted:
+            if found.rows + found.dropped >= found.counted and found == before:
                 return found
             if time.monotonic() > until:
                 raise ProgramFailed(f"{self._program.name} does not write what it has counted: {found}")
-            time.sleep(_POLL_S)
+            before = found
+            time.sleep(_BOOKED_S)
 
     def books(self) -> Books:
         """As they are at this moment: rows are written a little later than they are counted."""

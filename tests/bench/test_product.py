@@ -18,7 +18,7 @@ def test_a_metric_is_summed_over_its_labels():
     assert sum_of("middleware_nothing_total", EXPOSITION) == 0
 
 
-def test_the_product_starts_with_its_own_database_many_keys_and_no_other_setting(tmp_path, monkeypatch):
+def test_the_product_starts_with_its_own_database_many_keys_and_a_pool_like_that_of_nginx(tmp_path, monkeypatch):
     monkeypatch.setenv("ENABLE_REQUEST_LOGGING", "false")
 
     recipe = product.recipe("product", 1234, tmp_path, "http://127.0.0.1:9")
@@ -33,6 +33,7 @@ def test_the_product_starts_with_its_own_database_many_keys_and_no_other_setting
         "MIDDLEWARE_PASSWORD",
         "OPENAI_BASE_URL",
         "OPENAI_API_KEYS",
+        "POOL_MAXSIZE",
     }
 
 
