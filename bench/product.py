@@ -70,8 +70,8 @@ class Admin:
 
     def settled_books(self) -> Books:
         """
-        All that was recorded up to now, once nothing waits to be counted or written. Raises ProgramFailed when that takes too
-        long: the next run could not be told from what was before it.
+        All that was recorded up to now, once nothing waits to be counted or written. Raises ProgramFailed when that
+        takes too long: the next run could not be told from what was before it.
         """
         until = time.monotonic() + _READY_S
         before = None
