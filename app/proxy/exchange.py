@@ -55,15 +55,19 @@ class Exchange:
     head     -- the request's head; its commands come from `start`
     now      -- monotonic seconds at the request's arrival
     wall     -- Unix seconds at the same instant
+    visitor  -- where the head was admitted already
     """
 
-    def __init__(self, gateway: Gateway, head: RequestHead, *, now: float, wall: float) -> None:
+    def __init__(
+        self, gateway: Gateway, head: RequestHead, *, now: float, wall: float, visitor: Visitor | None = None
+    ) -> None:
         self.deadline: float | None = None
         self.done = False
         self.call: Call | None = None
         self._gateway = gateway
         self._settings = gateway.settings()
-        self._visitor: Visitor = admission.greet(head, gateway.new_id())
+        self._admitted = visitor is not None
+        self._visitor: Visitor = visitor if visitor is not None else admission.greet(head, gateway.new_id())
         self._book = Book(now, wall)
         self._book.arrived(self._visitor)
         self._outlet = Outlet(self._visitor, self._settings, self._book)
@@ -132,7 +136,8 @@ class Exchange:
             self._outlet.whole(204, allowed, b"", self._now)
             self._over("success")
             return
-        admission.admit(visitor, self._gateway, self._settings)
+        if not self._admitted:
+            admission.admit(visitor, self._gateway, self._settings)
         self._book.admitted(visitor)
         self._entered = self._gateway.limits.admit(self._now + self._wall_offset)
         if visitor.has_body:
@@ -204,8 +209,7 @@ class Exchange:
             self._next_attempt()
 
     def _relay_error(self) -> None:
-        failure, verdict = need(need(self._attempts).last)
-        self._outlet.relay(failure, verdict, self._gateway.cleaner, self._now)
+        self._outlet.relay(*need(need(self._attempts).last), self._gateway.cleaner, self._now)
         self._over(None)
 
     # -- what comes from the upstream ---------------------------------------------------------------
@@ -217,14 +221,8 @@ class Exchange:
         self._deadlines.answered(self._now)
         incoming = self._incoming = Incoming(event, head_only=self._visitor.head.method == "HEAD")
         self._state = State.ERROR if incoming.refused else State.ANSWER
-        progress = incoming.begin(
-            call,
-            max_buffered=self._settings.max_buffered_answer,
-            rename=call.model if attempts.renames else None,
-            strip_usage=attempts.adds_usage,
-            clean=self._gateway.cleaner.data,
-        )
-        self._progress(progress)
+        rename, clean = call.model if attempts.renames else None, self._gateway.cleaner.data
+        self._progress(incoming.begin(call, self._settings.max_buffered_answer, rename, attempts.adds_usage, clean))
 
     def _on_upstream_bytes(self, event: UpstreamBytes) -> None:
         if self._state in (State.ANSWER, State.ERROR):

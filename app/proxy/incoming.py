@@ -40,7 +40,7 @@ class Incoming:
         self._error = bytearray()
 
     def begin(
-        self, call: Call, *, max_buffered: int, rename: str | None, strip_usage: bool, clean: Callable[[bytes], bytes]
+        self, call: Call, max_buffered: int, rename: str | None, strip_usage: bool, clean: Callable[[bytes], bytes]
     ) -> Progress:
         """What the head alone decides."""
         self._clean = clean

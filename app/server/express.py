@@ -9,6 +9,7 @@ leaves, the end of the server.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from app.errors import MiddlewareError
 from app.formats.base import Call
 from app.keys.base import Lease
 from app.proxy.events import RequestHead
-from app.proxy.gateway import Gateway
+from app.proxy.exchange import Exchange
 from app.proxy.link import Begun
 from app.proxy.shortcut import (
     Answer,
@@ -51,13 +52,15 @@ MAX_GATHERED_BYTES = 256 * 1024
 MAX_ALL_GATHERED_BYTES = 32 * 1024 * 1024
 #: And when it takes longer.
 GATHERING_S = 5.0
+#: A body that asks for a stream; one that asks in other words is found when it is read.
+_STREAMS = re.compile(rb'"stream"[ \t\r\n]*:[ \t\r\n]*true')
 #: How often long waits are looked for, and how long before its first deadline a request is handed over.
 SWEEP_S = 0.25
 
 #: (request, address of the client) -> the head as the core takes it; None where the core is not asked
 MakeHead = Callable[[Request, str], RequestHead | None]
-#: (client connection, head, gateway, began, wall) -> what serves the request
-MakeRelay = Callable[["Connection", RequestHead, Gateway, float, float], "Resumable"]
+#: (client connection, exchange) -> what serves the request
+MakeRelay = Callable[["Connection", Exchange], "Resumable"]
 
 
 class Resumable(Protocol):
@@ -153,6 +156,9 @@ class Express:
         return None if made is None else self.memory.learn(key, made, now, self.wall())
 
     def _ride(self, connection: Connection, known: KnownHead, body: bytes, now: float) -> bool:
+        if _STREAMS.search(body) is not None:
+            self._stream(connection, known, body, now)
+            return True
         form = known.format
         try:
             call = form.read(known.match, known.visitor.headers, known.visitor.query, body)
@@ -167,6 +173,14 @@ class Express:
         connection.ride(ride)
         ride.depart()
         return True
+
+    def _stream(self, connection: Connection, known: KnownHead, body: bytes, now: float) -> None:
+        """An exchange serves it, which need not look at the head again."""
+        gateway = self.edge.gateway
+        visitor = replace(known.visitor, request_id=known.request_id or gateway.new_id())
+        exchange = Exchange(gateway, known.head, now=now, wall=self.wall(), visitor=visitor)
+        connection.hand_over(self.make_relay(connection, exchange), known_request(known, body))
+        connection.start_handler()
 
     # -- time ---------------------------------------------------------------------------------------
 
@@ -402,21 +416,22 @@ class Ride:
         handed = Handed(express.edge.gateway, self.lease, self.admitted)
         gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
         begun = Begun(upstream, unsent, self.data, error) if upstream is not None else None
-        relay = express.make_relay(connection, self.known.head, gateway, self.began, self.wall)
+        relay = express.make_relay(connection, Exchange(gateway, self.known.head, now=self.began, wall=self.wall))
         if upstream is not None:
             express.loop.rebind(upstream.descriptor, _nobody)
-        connection.hand_over(relay, self.request())
+        connection.hand_over(relay, known_request(self.known, self.call.body))
         relay.resume(connection.start_handler, begun, self.began)
         handed.give_back(self.began)
 
-    def request(self) -> Request:
-        """The request as the parser would have made it."""
-        head = self.known.head
-        request = Request()
-        request.method, request.target, request.headers = head.method, head.target, head.headers
-        request.append(self.call.body, EVERYBODY)
-        request.complete = True
-        return request
+
+def known_request(known: KnownHead, body: bytes) -> Request:
+    """The request as the parser would have made it."""
+    head = known.head
+    request = Request()
+    request.method, request.target, request.headers = head.method, head.target, head.headers
+    request.append(body, EVERYBODY)
+    request.complete = True
+    return request
 
 
 def _nobody(_event: int) -> None:

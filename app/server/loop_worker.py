@@ -21,7 +21,6 @@ from app.lifecycle import Lifecycle
 from app.proxy.collation import ListExchange, open_exchange
 from app.proxy.events import RequestHead
 from app.proxy.exchange import Exchange
-from app.proxy.gateway import Gateway
 from app.proxy.routes import other_paths
 from app.server.connection import Connection
 from app.server.crowding import EXHAUSTED, Doorkeeper
@@ -175,11 +174,9 @@ class LoopWorker(Worker):
         path = request.target.partition("?")[0]
         return self._head(request, peer) if self._is_relayed(path) else None
 
-    def _resumable(
-        self, connection: Connection, head: RequestHead, gateway: Gateway, began: float, wall: float
-    ) -> LoopRelay:
-        """For a request that began on the shortcut."""
-        return self._run(Exchange(gateway, head, now=began, wall=wall), connection)
+    def _resumable(self, connection: Connection, exchange: Exchange) -> LoopRelay:
+        """For a request that came by the shortcut."""
+        return self._run(exchange, connection)
 
     def _run(self, exchange: Exchange | ListExchange, connection: Connection) -> LoopRelay:
         edge, lifecycle = self._edge, self._lifecycle
