@@ -43,6 +43,9 @@ class _Worker(LoopWorker):
     def load_wsgi(self) -> None:
         self.wsgi = self._given
 
+    def _tune_collector(self) -> None:
+        """This process is the tests' too, and makes many applications."""
+
     def run(self) -> None:
         self.serving.set()
         super().run()

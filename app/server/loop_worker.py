@@ -82,15 +82,18 @@ class LoopWorker(Worker):
         self._booking.start()
         self._accept(True)
         self._report()
-        # What has been made so far stays: looking at it again and again would cost each request.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*COLLECT_AFTER)
+        self._tune_collector()
         try:
             while self.alive:
                 self._loop.turn()
         finally:
             self._stop()
+
+    def _tune_collector(self) -> None:
+        """What has been made so far stays: looking at it again and again would cost each request."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
 
     def _report(self) -> None:
         """Once a second: tell the master that this worker lives, and see whether there is a master."""
