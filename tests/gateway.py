@@ -173,7 +173,8 @@ class Gateway:
         from app.usage_queries import RequestFilter
 
         page = self.services.usage_queries.list_requests(RequestFilter(limit=500))
-        return list(reversed(page["requests"]))
+        # Successes and the rest reach the table by two ways.
+        return sorted(page["requests"], key=lambda row: (row["started_at"], row["id"]))
 
     # -- requests ---------------------------------------------------------------------------------
 

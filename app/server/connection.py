@@ -323,8 +323,12 @@ class Connection(Answering):
         if not self._dead and self._handler is None:
             self._advance()
             self._reset_alarm()
-            idle = self._handler is None and self._parser.is_clean and self._fault is None
-            self._waits = idle and self._express is not None and not (self._ending or self._half_closed)
+            self._waits = self._is_waiting()
+
+    def _is_waiting(self) -> bool:
+        """Whether the next bytes begin a request that the shortcut may take."""
+        idle = self._handler is None and self._parser.is_clean and self._fault is None
+        return idle and self._express is not None and not (self._ending or self._half_closed)
 
     # -- its way out ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -138,7 +139,7 @@ class Express:
         """Keep the beginning of a known request of `size` bytes; None where the parser should."""
         if size > MAX_GATHERED_BYTES or self.gathered_bytes + size > MAX_ALL_GATHERED_BYTES:
             return None
-        return Gathering(self, data, size, before.until if before is not None else self.monotonic() + GATHERING_S)
+        return Gathering(self, data, size, before.until if before is not None else time.monotonic() + GATHERING_S)
 
     def _is_open(self) -> bool:
         if self._turn != self.loop.turns:
@@ -190,7 +191,7 @@ class Express:
         self.running.chats += ride.known.is_chat
         if not self._sweeping:
             self._sweeping = True
-            self._sweeper.move(ride.began + SWEEP_S)
+            self._sweeper.move(time.monotonic() + SWEEP_S)
 
     def over(self, ride: Ride) -> None:
         """It has arrived, or goes on as an exchange."""
@@ -210,7 +211,7 @@ class Express:
             ride.hand_over()
         self._sweeping = bool(self.rides)
         if self._sweeping:
-            self._sweeper.move(now + SWEEP_S)
+            self._sweeper.move(time.monotonic() + SWEEP_S)
 
     def close(self) -> None:
         """From now on everything is an exchange, also what is under way."""

@@ -41,6 +41,7 @@ class IdleConnections:
         connection = kept.pop()
         if limits.pooling and time.monotonic() - connection.idle_since <= limits.idle_s:
             connection.reused = True
+            self._loop.first.discard(connection.descriptor)
             return connection
         # All others are older still.
         for expired in (connection, *kept):
@@ -60,6 +61,8 @@ class IdleConnections:
         if ended is None:
             ended = connection.when_idle = lambda _event: self._ended(connection)
         self._loop.rebind(connection.descriptor, ended)
+        # What ends it must be seen before a request that comes at the same time could take it.
+        self._loop.first.add(connection.descriptor)
         if not limits.pooling or len(kept) > limits.max_idle_per_origin:
             self._drop(kept.pop(0))
         if not self._sweeping:

@@ -49,6 +49,8 @@ class Loop:
         self._handlers: dict[int, Ready] = {}
         self._owners: dict[int, Callable[[], None]] = {}
         self._new: set[int] = set()  # registered since the last wait
+        #: Of what has come at the same time, these descriptors are served before all others.
+        self.first: set[int] = set()
         self._timers: list[Timer] = []
         self._cancelled = 0
         self._dated, self._date = 0, b""
@@ -79,6 +81,7 @@ class Loop:
         return descriptor in self._handlers
 
     def unregister(self, descriptor: int) -> None:
+        self.first.discard(descriptor)
         if self._handlers.pop(descriptor, None) is not None:
             self._owners.pop(descriptor, None)
             self._epoll.unregister(descriptor)
@@ -119,7 +122,10 @@ class Loop:
         self.turns += 1
         handlers, new = self._handlers, self._new
         new.clear()
-        for descriptor, event in self._epoll.poll(self._patience_s(), MAX_EVENTS):
+        events = self._epoll.poll(self._patience_s(), MAX_EVENTS)
+        if len(events) > 1 and self.first:
+            events.sort(key=self._is_later)
+        for descriptor, event in events:
             ready = handlers.get(descriptor)
             # What came for a closed descriptor is not for the next one that has its number.
             if ready is not None and descriptor not in new:
@@ -136,6 +142,9 @@ class Loop:
         if self._calls:
             for _ in range(len(self._calls)):
                 self._guard(self._calls.popleft())
+
+    def _is_later(self, event: tuple[int, int]) -> bool:
+        return event[0] not in self.first
 
     def date_bytes(self) -> bytes:
         """The value of a Date header, made once a second."""
@@ -160,7 +169,10 @@ class Loop:
 
     def _run_due(self) -> None:
         now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
+        # What is ordered meanwhile has its turn after the sockets, even when it is due already.
+        for _ in range(len(self._timers)):
+            if not self._timers or self._timers[0][0] > now:
+                return
             timer = heapq.heappop(self._timers)
             call, timer[2] = timer[2], None
             if call is None:

@@ -225,6 +225,9 @@ class LoopRelay:
         if not link.dialling:
             self._watch()
             return
+        if link.is_dialled:
+            self._dialled(link)
+            return
         now = self._edge.clock.monotonic()
         self._dial_alarm.move(now + command.connect_timeout_s + DIAL_SLACK_S)
         link.when_dialled(lambda: self._loop.call_soon(lambda: self._dialled(link)))
