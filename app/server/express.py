@@ -55,7 +55,7 @@ MAX_ALL_GATHERED_BYTES = 32 * 1024 * 1024
 GATHERING_S = 5.0
 #: A body that asks for a stream; one that asks in other words is found when it is read.
 _STREAMS = re.compile(rb'"stream"[ \t\r\n]*:[ \t\r\n]*true')
-#: How often long waits are looked for, and how long before its first deadline a request is handed over.
+#: How often long waits are looked for.
 SWEEP_S = 0.25
 
 #: (request, address of the client) -> the head as the core takes it; None where the core is not asked
@@ -322,9 +322,8 @@ class Ride:
 
     def judge(self, body: bytes) -> Good:
         """What the caller gets. Raises Unusual for an answer that is not good."""
-        key, settings = self.key, self.express.edge.gateway.settings()
-        good = None
-        if key is not None and len(body) <= settings.max_buffered_answer:
+        key, good = self.key, None
+        if key is not None and len(body) <= self.express.edge.gateway.settings().max_buffered_answer:
             good = judge(self.call, body, key.edits)
         if good is None:
             raise Unusual
@@ -388,10 +387,10 @@ class Ride:
     # -- for the connection -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Nothing to do: it departs when it is made."""
+        """It departs when it is made."""
 
     def body(self, data: bytes) -> None:
-        """Its body was complete from the beginning."""
+        """Complete from the beginning."""
 
     def gone(self) -> None:
         """The connection hands it over before it tells of that."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -228,8 +229,7 @@ class LoopRelay:
         if link.is_dialled:
             self._dialled(link)
             return
-        now = self._edge.clock.monotonic()
-        self._dial_alarm.move(now + command.connect_timeout_s + DIAL_SLACK_S)
+        self._dial_alarm.move(time.monotonic() + command.connect_timeout_s + DIAL_SLACK_S)
         link.when_dialled(lambda: self._loop.call_soon(lambda: self._dialled(link)))
 
     def _do_close_upstream(self, _command: CloseUpstream) -> None:
