@@ -29,7 +29,7 @@ def test_a_program_that_uses_a_name_of_this_machine_is_served(gateway, host):
     assert gateway.post(PATH, CHAT, Host=host).status == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:5000", "localhost.evil.example", "192.168.1.2", "a b"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:5000", "localhost.evil.example", "192.168.1.2"])
 def test_a_name_that_was_pointed_at_this_machine_leads_nowhere(gateway, upstream, host):
     answer = gateway.post(PATH, CHAT, Host=host)
     assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")

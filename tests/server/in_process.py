@@ -16,7 +16,7 @@ from app.server.loop import READ, Loop
 from app.server.requests import Request
 from app.server.uploads import Uploads
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 ECHO_LIMIT_BYTES = 64 * 1024 * 1024
 
 
