@@ -234,7 +234,10 @@ def _connect_here(origin: str) -> Connection | None:
     address = _loopback(origin)
     if address is None or _proxy_for(urlsplit(origin)) is not None:
         return None
-    sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError:  # no descriptor is left: the usual way says so
+        return None
     try:
         failed = sock.connect_ex(address[1])
         if failed == errno.EINPROGRESS and _is_writable(sock):
