@@ -38,6 +38,7 @@ from app.proxy.shortcut import (
 from app.proxy.upstream import Connection as UpstreamConnection
 from app.server.gathering import Gathering, parse_head
 from app.server.handed import Handed
+from app.server.handler import Handler
 from app.server.idle import IdleConnections
 from app.server.loop import Alarm, Loop
 from app.server.requests import Request
@@ -64,15 +65,9 @@ MakeHead = Callable[[Request, str], RequestHead | None]
 MakeRelay = Callable[["Connection", Exchange], "Resumable"]
 
 
-class Resumable(Protocol):
+class Resumable(Handler, Protocol):
     """A relay, as far as this module needs one."""
 
-    def start(self) -> None: ...
-    def body(self, data: bytes) -> None: ...
-    def gone(self) -> None: ...
-    def drain(self) -> None: ...
-    def pause(self, paused: bool) -> None: ...
-    def refuse(self, error: MiddlewareError) -> None: ...
     def resume(self, start: Callable[[], None], begun: Begun | None, began_at: float) -> None: ...
 
 
