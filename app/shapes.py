@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from app.records import AttemptRecord, RequestRecord
+from app.storage.row_writer import SHAPE_COLUMNS
 from app.telemetry.access import AccessParts, access_parts
 from app.telemetry.logs import TextRedactor, safe_text, without_query
 
@@ -71,22 +72,7 @@ class Shape:
         return {name: getattr(self, name) for name in _SHARED}
 
 
-_SHARED: Final = (
-    "method",
-    "path",
-    "dialect",
-    "operation",
-    "model",
-    "upstream_model",
-    "provider",
-    "client_id",
-    "stream",
-    "status",
-    "outcome",
-    "error_code",
-    "peer",
-    "user_agent",
-)
+_SHARED: Final = SHAPE_COLUMNS[1:-1]  # without the id, and when it was seen
 #: A booked success: shape, request_id, started_at, key_id, duration_ms, first_byte_ms, request_bytes, response_bytes,
 #: input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens.
 Entry = tuple[
