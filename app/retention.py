@@ -145,16 +145,25 @@ class Retention:
 
     def _delete_slice(self, table: Table, condition: Condition) -> int:
         """Have the writer delete one slice, and wait for it. Returns the rows that went; 0 when the writer is stuck."""
-        done = threading.Event()
-        deleted = 0
+        deletion = _Deletion(table, condition)
+        self._writer.later(deletion)
+        return deletion.rows if deletion.done.wait(_PATIENCE_S) else 0
 
-        def job(connection: Connection) -> None:
-            nonlocal deleted
-            columns = list(table.primary_key)
-            slice_ = select(*columns).where(condition).limit(SLICE_ROWS)
-            rows = connection.execute(delete(table).where(tuple_(*columns).in_(slice_)))
-            deleted = rows.rowcount
-            done.set()
 
-        self._writer.later(job)
-        return deleted if done.wait(_PATIENCE_S) else 0
+class _Deletion:
+    """A job of the writer: one slice of the rows that fit a condition. `done` is set after the commit."""
+
+    def __init__(self, table: Table, condition: Condition) -> None:
+        self._table, self._condition = table, condition
+        self.done = threading.Event()
+        self.rows = 0
+
+    def __call__(self, connection: Connection) -> None:
+        columns = list(self._table.primary_key)
+        slice_ = select(*columns).where(self._condition).limit(SLICE_ROWS)
+        self.rows = connection.execute(delete(self._table).where(tuple_(*columns).in_(slice_))).rowcount
+
+    def settled(self, written: bool) -> None:
+        if not written:
+            self.rows = 0
+        self.done.set()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +141,13 @@ def test_rows_go_in_slices_of_at_most_a_thousand_in_transactions_of_their_own(
     sizes: list[int] = []
     later = bench.writer.later
 
-    def watched(job: Callable[[Connection], None]) -> None:
+    def watched(job: Any) -> None:
         def counting(connection: Connection) -> None:
             before = _count(connection)
             job(connection)
             sizes.append(before - _count(connection))
 
+        counting.settled = job.settled  # type: ignore[attr-defined]
         later(counting)
 
     monkeypatch.setattr(bench.writer, "later", watched)
