@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import ssl
 import struct
@@ -125,10 +124,10 @@ class Connection:
         if self.buffer:
             return False
         try:
-            if not select.select([self.raw.fileno()], [], [], 0)[0]:
-                return False
-            peeked = socket.socket.recv(self.raw, 1, socket.MSG_PEEK)
-        except (OSError, ValueError):
+            peeked = socket.socket.recv(self.raw, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
             return True
         return not peeked or isinstance(self.sock, ssl.SSLSocket)
 

@@ -31,6 +31,7 @@ from tests.fake_provider import (
     reply,
     reset,
     reset_before_status,
+    signal,
     silence,
     stream,
     switching_protocols,
@@ -612,9 +613,11 @@ def test_f20_large_but_reasonable_heads_pass(tmp_path: Path) -> None:
 def test_f20_what_follows_a_whole_answer_is_dropped_with_its_connection(tmp_path: Path) -> None:
     smuggled = head(200, {"Content-Length": "2"}) + b"{}"
     with site(tmp_path, CHAT, keys=1) as here:
-        here.provider.by_key({here.keys[0]: [CHAT.good.then(smuggled), CHAT.good]})
+        sent = threading.Event()
+        here.provider.by_key({here.keys[0]: [CHAT.good.then(smuggled, signal(sent)), CHAT.good]})
 
         here.assert_good(here.ask())
+        assert sent.wait(5)
         here.assert_good(here.ask())
 
         assert here.provider.total_connections == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import resource
+import threading
 import zlib
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tests.fake_provider import (
     sliced,
     stream,
     truncated_gzip,
+    wait_for,
 )
 from tests.proxy.dialects import BOTH_WAYS, CHAT, GEMINI, MESSAGES, PLAIN, Dialect, Site, site, streamed
 
@@ -291,9 +293,12 @@ def test_f24_a_huge_answer_that_breaks_off_is_visibly_incomplete(tmp_path: Path)
     start = head(200, {**JSON, "Transfer-Encoding": "chunked"})
     block = b"%x\r\n" % MIB + b" " * MIB + b"\r\n"
     with site(tmp_path, CHAT, keys=1, max_buffered_answer=MIB) as here:
-        here.script(pieces(start, *[block] * 4, reset()))
+        # A reset takes with it what was not read yet: it comes when the caller has seen the beginning.
+        begun = threading.Event()
+        here.script(pieces(start, *[block] * 4, wait_for(begun), reset()))
         with here.asking() as client:
             assert client.head()[0] == 200
+            begun.set()
             body, complete = client.rest()
         assert (set(body), complete) == ({32}, False)
         here.quiet()

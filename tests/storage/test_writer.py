@@ -420,7 +420,7 @@ def test_a_job_with_a_delay_waits_while_others_are_written(database):
     writer.later(alias("other"))
 
     assert eventually(lambda: aliases(database) == ["other"])
-    assert writer.waiting == 1
+    assert eventually(lambda: writer.waiting == 1)
     assert writer.close(5)
     assert aliases(database) == ["other", "delayed"]
 
