@@ -247,12 +247,19 @@ def connection_to(server: Server, worker: int) -> http.client.HTTPConnection:
     for pid in others:
         os.kill(pid, signal.SIGSTOP)
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        # A signal takes a moment, in which it could still accept; and the one that is left may only just start.
+        assert wait_until(lambda: all(is_stopped(pid) for pid in others))
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=25)
         assert over(connection, "GET", "/livez")[0] == 200
     finally:
         for pid in others:
             os.kill(pid, signal.SIGCONT)
     return connection
+
+
+def is_stopped(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all((thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def over(connection: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
