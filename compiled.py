@@ -38,6 +38,7 @@ from typing import Any
 #: What every proxied request runs through. Whole class hierarchies only: an interpreted class cannot inherit from a
 #: compiled one.
 HOT = (
+    "app/booking.py",
     "app/formats/*.py",
     "app/keys/base.py",
     "app/keys/live.py",
@@ -64,6 +65,7 @@ HOT = (
     "app/proxy/routing.py",
     "app/proxy/shortcut.py",
     "app/records.py",
+    "app/redaction.py",
     "app/server/answering.py",
     "app/server/body_wait.py",
     "app/server/connection.py",
@@ -77,6 +79,7 @@ HOT = (
     "app/server/outgoing.py",
     "app/server/relay.py",
     "app/server/requests.py",
+    "app/shapes.py",
 )
 #: What decides the result beside the modules and what they import.
 TOOLS = ("compiled.py", "pyproject.toml", "requirements-build.txt")

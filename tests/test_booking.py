@@ -283,7 +283,7 @@ def test_above_info_there_are_no_access_lines(bench: Bench, capfd: pytest.Captur
         {"response_excerpt": "{"},
         {"attempts": []},
         {"attempts": [an_attempt(1), an_attempt(1, number=2)]},
-        {"attempts": [an_attempt(1, duration_ms=124)]},
+        {"attempts": [an_attempt(1, duration_ms=123)]},
         {"attempts": [an_attempt(1, duration_ms=125, verdict="CLIENT")]},
         {"attempts": [an_attempt(2, duration_ms=125)]},
     ],

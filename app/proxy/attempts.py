@@ -201,6 +201,10 @@ class Attempts:
             self._gateway.keys.succeeded(self.lease, now)
         self._note(status, "ok", now)
 
+    def completed(self, now: float) -> None:
+        """The answer has come to its end: that ends the attempt."""
+        self.records[-1].duration_ms = round((now - self._started) * 1000)
+
     def _note(self, status: int, verdict: str, now: float, reason: str = "", message: str = "") -> None:
         """Complete the record of the current attempt."""
         record = self.records[-1]

@@ -298,6 +298,7 @@ class Exchange:
                 self._gateway.keys.remember(attempts.lease.provider, hint, attempts.lease.key_id, self._now)
         content_type = incoming.headers.get("content-type", "application/json")
         self._model_lists.keep(call, attempts.candidate.provider, content_type, reader.body, self._now)
+        attempts.completed(self._now)
         self._outlet.finish()
         self._record("success")
         if self._upstream_open:

@@ -22,6 +22,7 @@ class Connections(Protocol):
 
     def take(self, origin: str) -> Connection | None: ...
     def give(self, connection: Connection) -> None: ...
+    def connect_here(self, origin: str) -> Connection | None: ...
     def dial(self, origin: str, timeout_s: float) -> Future[Connection]: ...
     def forget(self, pending: Future[Connection]) -> None: ...
 
@@ -66,6 +67,8 @@ class Link:
             self._unsent = memoryview(begun.unsent)
             return
         connection = None if send.fresh else upstreams.take(send.origin)
+        if connection is None:
+            connection = upstreams.connect_here(send.origin)
         if connection is not None:
             self._connected(connection)
         else:

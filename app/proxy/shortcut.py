@@ -39,6 +39,9 @@ MAX_KEYS = 512
 MAX_LINES = 4096
 _OPERATIONS = frozenset({Operation.GENERATE, Operation.EMBED, Operation.COUNT})
 _CONTENT_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})(?=\r\n)")
+#: How it is mostly written.
+_LENGTH_NAME = b"\r\nContent-Length: "
+MAX_LENGTH_DIGITS = 9
 #: Request headers that change what HTTP does with a request.
 _UNUSUAL_REQUEST = frozenset(
     {"transfer-encoding", "expect", "upgrade", "content-encoding", "connection", "te", "trailer"}
@@ -135,10 +138,19 @@ class KnownHead:
 
 def split_length(head: bytes) -> tuple[bytes, int] | None:
     """The head without the number of its Content-Length, and that number."""
-    found = _CONTENT_LENGTH.search(head)
-    if found is None:
+    name = head.find(_LENGTH_NAME)
+    if name < 0:
+        found = _CONTENT_LENGTH.search(head)
+        if found is None:
+            return None
+        start, end = found.span(1)
+    else:
+        start = name + len(_LENGTH_NAME)
+        end = head.find(b"\r\n", start)
+    digits = head[start:end]
+    if len(digits) > MAX_LENGTH_DIGITS or not digits.isdigit():
         return None
-    return head[: found.start(1)] + head[found.end(1) :], int(found[1])
+    return head[:start] + head[end:], int(digits)
 
 
 class Memory:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import select
 import socket
 import ssl
@@ -160,16 +161,19 @@ class Upstreams:
         A new connection, made on a thread of its own: names are looked up there too, so that a hanging resolver holds
         nobody. The future raises DialFailed. Whoever stops waiting calls `forget`.
         """
-        here = _connect_here(origin)
-        if here is not None:
-            made: Future[Connection] = Future()
-            made.set_result(here)
-            return made
         with self._lock:
             dialers = self._dialers.get(origin)
             if dialers is None:
                 dialers = self._dialers[origin] = ThreadPoolExecutor(DIAL_THREADS, thread_name_prefix="dial")
         return dialers.submit(self._connect, origin, timeout_s)
+
+    @staticmethod
+    def connect_here(origin: str) -> Connection | None:
+        """
+        A connection to a server on this machine, which is there at once or not at all: that takes no thread. None for
+        all else, and where it is not there at once.
+        """
+        return _connect_here(origin)
 
     @staticmethod
     def forget(pending: Future[Connection]) -> None:
@@ -227,12 +231,8 @@ class Upstreams:
 
 
 def _connect_here(origin: str) -> Connection | None:
-    """
-    A connection to a server on this machine, which is there at once or not at all: that takes no thread. None for all
-    else, and where it is not there at once.
-    """
     address = _loopback(origin)
-    if address is None or _proxy_for(urlsplit(origin)) is not None:
+    if address is None or _has_proxy(origin, tuple(map(os.environ.get, _PROXY_VARIABLES))):
         return None
     try:
         sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -240,8 +240,8 @@ def _connect_here(origin: str) -> Connection | None:
         return None
     try:
         failed = sock.connect_ex(address[1])
-        if failed == errno.EINPROGRESS and _is_writable(sock):
-            failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failed == errno.EINPROGRESS:  # asked once more, it says how it went
+            failed = sock.connect_ex(address[1])
     except OSError:
         failed = errno.EBADF
     # One that was there and is reset by now is an attempt that failed: to try again is not for us to decide.
@@ -253,10 +253,16 @@ def _connect_here(origin: str) -> Connection | None:
     return Connection(origin, sock)
 
 
-def _is_writable(sock: socket.socket) -> bool:
-    poller = select.poll()
-    poller.register(sock, select.POLLOUT)
-    return bool(poller.poll(0))
+_PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "REQUEST_METHOD")
+
+
+@lru_cache(maxsize=64)
+def _has_proxy(origin: str, _environment: tuple[str | None, ...]) -> bool:
+    """Whether a proxy stands before this plain origin. What decides it is part of the question: it may change."""
+    try:
+        return _proxy_for(urlsplit(origin)) is not None
+    except DialFailed:  # whoever dials finds the same, and says it
+        return True
 
 
 @lru_cache(maxsize=64)

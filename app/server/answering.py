@@ -41,7 +41,7 @@ class Answering(Outgoing):
         return framing is not None and framing.chunked and not framing.bodiless and self._corked is None
 
     def chunks(self, data: bytes) -> None:
-        self._write(data)
+        self._write_soon(data)
 
     def data_now(self, data: bytes) -> None:
         """The same, and what has gathered goes out in one write."""

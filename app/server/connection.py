@@ -230,7 +230,7 @@ class Connection(Answering):
     def arrived(self, answer: bytes) -> None:
         """The whole answer to it."""
         self._handler = None
-        self._write(answer)
+        self._write_soon(answer)
         if self._parser.is_clean and not self.stopping:
             self._waits = True
             if not self._unsent:
@@ -311,6 +311,7 @@ class Connection(Answering):
         if self._probed and framing is not None and framing.chunked:
             self._write(b"1\r\n")  # the zero of the probe must not pass for the last chunk
         self.uncork()
+        self.send_held()
         self._ending = True
         self._reset = framing is not None and framing.undelimited
         if self._unsent:
@@ -395,6 +396,7 @@ class Connection(Answering):
 
     def _end(self) -> None:
         """Everything is said: let the client read it, then close."""
+        self.send_held()
         self._ending = True
         if self._unsent:
             self._watch()
@@ -424,6 +426,7 @@ class Connection(Answering):
     def close(self) -> None:
         if self._dead:
             return
+        self.send_held()
         self._dead = True
         self._alarm.end()
         self._loop.unregister(self._descriptor)

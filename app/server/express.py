@@ -40,7 +40,7 @@ from app.server.gathering import Gathering, parse_head
 from app.server.handed import Handed
 from app.server.handler import Handler
 from app.server.idle import IdleConnections
-from app.server.loop import Alarm, Loop
+from app.server.loop import Alarm, Loop, Sender
 from app.server.requests import Request
 from app.server.uploads import EVERYBODY
 
@@ -152,7 +152,7 @@ class Express:
         return None if made is None else self.memory.learn(key, made, now, self.wall())
 
     def _ride(self, connection: Connection, known: KnownHead, body: bytes, now: float) -> bool:
-        if _STREAMS.search(body) is not None:
+        if b'"stream"' in body and _STREAMS.search(body) is not None:
             self._stream(connection, known, body, now)
             return True
         form = known.format
@@ -214,7 +214,7 @@ class Express:
             ride.hand_over()
 
 
-class Ride:
+class Ride(Sender):
     """One request on the shortcut. A handler of its client's connection."""
 
     __slots__ = (
@@ -229,6 +229,7 @@ class Ride:
         "lease",
         "request_id",
         "route",
+        "unsent",
         "upstream",
         "wall",
     )
@@ -248,6 +249,7 @@ class Ride:
         self.key: KnownKey | None = None
         self.upstream: UpstreamConnection | None = None
         self.admitted: bool | None = None
+        self.unsent = b""
         self.data = b""
 
     # -- the way there --------------------------------------------------------------------------------
@@ -274,19 +276,26 @@ class Ride:
             self.hand_over()
             return
         body = call.body if key.edits is None else self.known.format.edit(call, key.edits)
-        request = b"%b%d\r\n\r\n%b" % (key.head, len(body), body)
+        self.unsent = b"%b%d\r\n\r\n%b" % (key.head, len(body), body)
         self.upstream = upstream
+        express.loop.rebind(upstream.descriptor, self.ready)
+        express.under_way(self)
+        express.loop.holding.append(self)
+
+    def send_held(self) -> None:
+        """The request goes out."""
+        upstream, request = self.upstream, self.unsent
+        if upstream is None or not request:
+            return
         try:
             sent = upstream.socket.send(request)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             sent = 0
         except OSError:
             sent = len(request)  # the end of the connection shows when it is read
-        if sent != len(request):
-            self.hand_over(request[sent:])
-            return
-        express.loop.rebind(upstream.descriptor, self.ready)
-        express.under_way(self)
+        self.unsent = request[sent:]
+        if self.unsent:
+            self.hand_over()
 
     # -- the way back ---------------------------------------------------------------------------------
 
@@ -401,7 +410,7 @@ class Ride:
 
     # -- everything else ----------------------------------------------------------------------------------
 
-    def hand_over(self, unsent: bytes = b"", error: OSError | None = None) -> None:
+    def hand_over(self, error: OSError | None = None) -> None:
         """From here on an exchange serves the request, with what there is."""
         express, connection, upstream = self.express, self.connection, self.upstream
         if connection is None:
@@ -410,7 +419,7 @@ class Ride:
         express.over(self)
         handed = Handed(express.edge.gateway, self.lease, self.admitted)
         gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
-        begun = Begun(upstream, unsent, self.data, error) if upstream is not None else None
+        begun = Begun(upstream, self.unsent, self.data, error) if upstream is not None else None
         relay = express.make_relay(connection, Exchange(gateway, self.known.head, now=self.began, wall=self.wall))
         if upstream is not None:
             express.loop.rebind(upstream.descriptor, _nobody)

@@ -69,6 +69,9 @@ class IdleConnections:
             self._sweeping = True
             self._sweeper.move(now + SWEEP_S)
 
+    def connect_here(self, origin: str) -> Connection | None:
+        return self._upstreams.connect_here(origin)
+
     def dial(self, origin: str, timeout_s: float) -> Future[Connection]:
         return self._upstreams.dial(origin, timeout_s)
 

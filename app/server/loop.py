@@ -13,6 +13,7 @@ import os
 import select
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
@@ -37,6 +38,16 @@ NEVER = math.inf
 FEW_TIMERS = 64
 
 
+class Sender(ABC):
+    """Holds bytes until the end of a turn of the loop."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def send_held(self) -> None:
+        """Send them now. Does nothing where they are sent already."""
+
+
 class Loop:
     """
     `register` a descriptor with what it waits for and whom to tell; `at` a time; `call_soon` from anywhere.
@@ -54,6 +65,9 @@ class Loop:
         self._timers: list[Timer] = []
         self._cancelled = 0
         self._dated, self._date = 0, b""
+        #: Have something to send when all that came in this turn has been read. Bytes that go out close together wake
+        #: whoever waits for them once, and sending them is cheaper than between other work.
+        self.holding: list[Sender] = []
         #: How often there was something to do.
         self.turns = 0
         self._numbers = count()
@@ -120,11 +134,23 @@ class Loop:
         if self._runs_on is None:
             self._runs_on = threading.get_ident()
         self.turns += 1
-        handlers, new = self._handlers, self._new
-        new.clear()
+        self._new.clear()
         events = self._epoll.poll(self._patience_s(), MAX_EVENTS)
         if len(events) > 1 and self.first:
             events.sort(key=self._is_later)
+        self._tell(events)
+        if self._timers:
+            self._run_due()
+        if self._calls:
+            for _ in range(len(self._calls)):
+                self._guard(self._calls.popleft())
+        if self.holding:
+            holding, self.holding = self.holding, []
+            for sender in holding:
+                self._guard(sender.send_held)
+
+    def _tell(self, events: list[tuple[int, int]]) -> None:
+        handlers, new = self._handlers, self._new
         for descriptor, event in events:
             ready = handlers.get(descriptor)
             # What came for a closed descriptor is not for the next one that has its number.
@@ -137,11 +163,6 @@ class Loop:
                     self.unregister(descriptor)
                     if failed is not None:
                         self._guard(failed)
-        if self._timers:
-            self._run_due()
-        if self._calls:
-            for _ in range(len(self._calls)):
-                self._guard(self._calls.popleft())
 
     def _is_later(self, event: tuple[int, int]) -> bool:
         return event[0] not in self.first

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import socket
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
-from app.server.loop import Alarm, Loop
+from app.server.loop import Alarm, Loop, Sender
 from app.server.sockets import unread_bytes
 
 #: How long a client may leave its answer unread.
@@ -19,13 +19,14 @@ HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
 
 
-class Outgoing(ABC):
+class Outgoing(Sender):
     """What a connection sends. Whoever derives from it knows what is to be sent."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         self.socket = sock
         self._loop = loop
         self._unsent = bytearray()
+        self._held = b""  # goes out at the end of this turn
         self._corked: list[bytes] | None = None  # what gathers for one write
         self._paused = False
         self._dead = False
@@ -55,6 +56,8 @@ class Outgoing(ABC):
     def _write(self, data: bytes) -> None:
         if self._dead:
             return
+        if self._held:
+            self.send_held()
         if self._corked is not None:
             self._corked.append(data)
             return
@@ -66,6 +69,20 @@ class Outgoing(ABC):
             self._unsent += data
             self._watch()
             self._throttle()
+
+    def _write_soon(self, data: bytes) -> None:
+        """The same at the end of this turn, or when something else has to be sent."""
+        if self._dead or self._unsent or self._corked is not None:
+            self._write(data)
+            return
+        if not self._held:
+            self._loop.holding.append(self)
+        self._held += data
+
+    def send_held(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._write(held)
 
     def uncork(self) -> None:
         """What has gathered goes out in one write."""

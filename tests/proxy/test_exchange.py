@@ -265,6 +265,7 @@ def test_a_plain_answer_is_checked_as_a_whole_and_then_passed_on() -> None:
     run.assert_over("success", 200)
     record = run.record
     assert (record.started_at, record.duration_ms, record.first_byte_ms) == (WALL, 500, 500)
+    assert [attempt.duration_ms for attempt in record.attempts] == [500]
     assert (record.input_tokens, record.output_tokens) == (canned.INPUT_TOKENS, canned.OUTPUT_TOKENS)
 
 

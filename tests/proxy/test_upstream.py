@@ -563,6 +563,26 @@ def test_no_proxy_leads_straight_to_the_upstream(
         assert exchange(made.dial(provider.origin)).endswith(b"ok")
 
 
+def test_a_server_on_this_machine_is_connected_to_at_once_unless_a_proxy_stands_before_it(
+    provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Upstreams.connect_here(provider.origin)
+    assert connection is not None
+    with closing(connection):
+        assert exchange(connection).endswith(b"ok")
+    assert Upstreams.connect_here(closed_port()) is None
+    assert Upstreams.connect_here("http://localhost:80") is None
+    assert Upstreams.connect_here(provider.origin.replace("http:", "https:")) is None
+
+    monkeypatch.setenv("HTTP_PROXY", closed_port())
+    assert Upstreams.connect_here(provider.origin) is None
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:1")
+    assert Upstreams.connect_here(provider.origin) is None
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with closing(Upstreams.connect_here(provider.origin) or connection) as straight:
+        assert straight is not connection
+
+
 def test_no_proxy_for_another_host_changes_nothing(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", closed_port())
     monkeypatch.setenv("NO_PROXY", "other.example, 10.0.0.1")

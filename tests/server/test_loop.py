@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.server.loop import FEW_TIMERS, GONE, READ, Alarm, Loop
+from app.server.loop import FEW_TIMERS, GONE, READ, Alarm, Loop, Sender
 
 WAIT_S = 5.0
 
@@ -121,3 +121,42 @@ def test_what_came_for_a_closed_socket_is_not_given_to_the_next_one_with_its_num
     assert seen == [READ]
     for end in (first, first_far, *opened):
         end.close()
+
+
+class Held(Sender):
+    def __init__(self, done, fails=False):
+        self.done, self.fails = done, fails
+
+    def send_held(self):
+        self.done.append(self)
+        if self.fails:
+            raise ValueError
+
+
+def test_what_is_held_goes_out_when_all_that_came_in_the_turn_is_read(loop):
+    done = []
+    pairs = [socket.socketpair() for _ in range(3)]
+    for ours, theirs in pairs:
+
+        def ready(_event, ours=ours):
+            done.append(ours.recv(1))
+            loop.holding.append(Held(done))
+
+        loop.register(ours.fileno(), READ, ready)
+        theirs.sendall(b"x")
+    loop.turn()
+    assert done[:3] == [b"x"] * 3
+    assert [type(each) for each in done[3:]] == [Held] * 3
+    assert loop.holding == []
+    for ours, theirs in pairs:
+        loop.unregister(ours.fileno())
+        ours.close()
+        theirs.close()
+
+
+def test_one_that_fails_to_send_leaves_the_others_theirs(loop):
+    done = []
+    loop.holding += [Held(done, fails=True), Held(done)]
+    loop.call_soon(lambda: None)
+    loop.turn()
+    assert len(done) == 2
