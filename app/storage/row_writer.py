@@ -13,6 +13,7 @@ the other side has closed and everything is written; signals are for the worker,
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import marshal
 import os
@@ -69,8 +70,10 @@ ToldShape = tuple[int, tuple[Any, ...], tuple[str, ...]]
 #: time for access lines or "")
 Frame = tuple[int, bool, list[ToldShape], int | tuple[int, ...], list[tuple[Any, ...]], str]
 
-_MARKS = ", ".join("?" * (1 + len(ROW_COLUMNS)))
-INSERT_ROW: Final = f"INSERT INTO requests (shape_id, {', '.join(ROW_COLUMNS)}) VALUES ({_MARKS})"
+#: Rows for one statement, and the places in `ROW_COLUMNS` that they have: what is NULL in all of them is left out,
+#: because Python's sqlite3 takes longer over a None than over a number.
+Rows = tuple[tuple[int, ...], list[tuple[Any, ...]]]
+
 INSERT_SHAPE: Final = (
     f"INSERT INTO request_shapes ({', '.join(SHAPE_COLUMNS)}) VALUES ({', '.join('?' * len(SHAPE_COLUMNS))})"
     " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at"
@@ -104,6 +107,13 @@ _LAST_TRIES_S: Final = 30.0
 _FORGET_AFTER_S: Final = 86400.0
 #: Longer writes to a pipe may be torn by those of other processes (POSIX: at least 512; Linux: 4096).
 _PIPE_BYTES: Final = 4096
+
+
+@functools.lru_cache(maxsize=64)
+def insert_row(places: tuple[int, ...]) -> str:
+    """The statement for rows that have these columns, behind their shape's id."""
+    names = ["shape_id", *(ROW_COLUMNS[place] for place in places)]
+    return f"INSERT INTO requests ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
 # -- access lines ------------------------------------------------------------------------------------
@@ -192,7 +202,7 @@ class Store:
         """Open the database and see how far a predecessor came. Raises OSError as `write` does."""
         self._patiently(self._connected)
 
-    def write(self, number: int, shapes: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> None:
+    def write(self, number: int, shapes: list[tuple[Any, ...]], rows: list[Rows]) -> None:
         """Commit, however long it takes; `number` is the last frame's. Raises OSError when the worker has gone."""
         self._patiently(lambda: self._transaction(number, shapes, rows))
 
@@ -237,7 +247,7 @@ class Store:
                 self.written = max(self.written, int.from_bytes(found[0][:8], "big"))
         return self._connection
 
-    def _transaction(self, number: int, shapes: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> None:
+    def _transaction(self, number: int, shapes: list[tuple[Any, ...]], rows: list[Rows]) -> None:
         connection = self._connected()
         if number <= self.written:
             return  # the commit came through although it said otherwise
@@ -246,7 +256,8 @@ class Store:
             if not self.written:
                 self._forget_others()
             self._insert(INSERT_SHAPE, shapes)
-            self._insert(INSERT_ROW, rows)
+            for places, of_them in rows:
+                self._insert(insert_row(places), of_them)
             progress = number.to_bytes(8, "big") + struct.pack(">d", time.time())
             connection.execute(_NOTE_PROGRESS, (self._name, progress))
             connection.execute("COMMIT")
@@ -349,7 +360,7 @@ class Writer:
 
     def _write(self, frames: list[Frame]) -> None:
         shapes: list[tuple[Any, ...]] = []
-        rows: list[tuple[Any, ...]] = []
+        rows: list[Rows] = []
         lines: list[str] = []
         for number, void, told, numbers, columns, at in frames:
             if void:
@@ -365,7 +376,10 @@ class Writer:
             if at:
                 lines += access_lines(at, map(self._access.__getitem__, each), columns)
                 each = repeat(numbers, count) if isinstance(numbers, int) else numbers
-            rows += zip(map(self._ids.__getitem__, each), *columns, strict=True)
+            places = tuple(place for place, column in enumerate(columns) if column.count(None) < count)
+            if not rows or rows[-1][0] != places:
+                rows.append((places, []))
+            rows[-1][1].extend(zip(map(self._ids.__getitem__, each), *map(columns.__getitem__, places), strict=True))
         last = frames[-1][0]
         if lines:
             _show(lines)
