@@ -32,6 +32,8 @@ GREEN: Final = "green"
 YELLOW: Final = "yellow"
 RED: Final = "red"
 
+#: The least time between two writes: eyes read no faster, and each write takes a core for a millisecond or two.
+LINES_EVERY_S: Final = 0.25
 MAX_ENTRIES_PER_WRITE: Final = 50
 MAX_LINE_CHARS: Final = 1000
 MAX_BODY_CHARS: Final = 500
@@ -135,7 +137,9 @@ class LiveLog:
     def __init__(self, database: Database, writer: Writer, redactor: TextRedactor, clock: Clock | None = None) -> None:
         self._database, self._redactor = database, redactor
         self._clock = clock or Clock()
-        self._entries: WriteBehind[_Entries] = WriteBehind(writer, _no_entries, self._write, self._clock)
+        self._entries: WriteBehind[_Entries] = WriteBehind(
+            writer, _no_entries, self._write, self._clock, every_s=LINES_EVERY_S
+        )
 
     # -- writing ----------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ SEEN_EVERY_S: Final = 43_200.0
 #: Shapes that are known to be in the database; the one that was used first goes.
 _MAX_STORED: Final = 5000
 #: Under load, sums are written so often: it costs the same for one request as for thousands.
-SUMS_EVERY_S: Final = 0.5
+SUMS_EVERY_S: Final = 1.0
 _BIG_NUMBERS: Final = (
     "key_id",
     "request_bytes",

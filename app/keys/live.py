@@ -36,6 +36,8 @@ from .writes import WriteChange, WriteCounts
 _log = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARS = 500
+#: How long the first use of a key waits for others before they are written together.
+COUNTS_AFTER_S = 0.4
 _DAY_S = 86400.0
 _ALL_REST = "All keys that could serve this request are resting"
 _NO_KEY = {
@@ -107,7 +109,7 @@ class LiveKeys:
                 with self._lock:
                     is_first = self._count(lease)
             if is_first:
-                self._writer.later(WriteCounts(self._take_counts))
+                self._writer.later(WriteCounts(self._take_counts), COUNTS_AFTER_S)
             return lease
 
     def succeeded(self, lease: Lease, now: float) -> None:  # noqa: ARG002 - one shape for all reports

@@ -22,7 +22,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, Final
 
 #: The length of the marshalled data that follows.
@@ -95,7 +95,7 @@ READ_BYTES: Final = 262_144
 #: Rows in one transaction: it holds the database's write lock for a few milliseconds.
 MOST_ROWS: Final = 1024
 #: Transactions begin at least so far apart unless there is a backlog: bigger ones cost less.
-PAUSE_S: Final = 0.02
+PAUSE_S: Final = 0.05
 #: The longest pause between two transactions of a backlog.
 GAP_S: Final = 0.01
 _BUSY_TIMEOUT_S: Final = 1.0
@@ -155,16 +155,22 @@ def _json_text(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
-def _show(lines: list[str]) -> None:
-    """Write the lines to stderr. Where that is a pipe that others write to, in pieces that arrive whole."""
-    pieces = [line + "\n" for line in lines]
-    while pieces:
-        size, count = 0, 0
-        while count < len(pieces) and (count == 0 or size + len(pieces[count]) <= _PIPE_BYTES):
-            size, count = size + len(pieces[count]), count + 1
-        if not _put("".join(pieces[:count]).encode()):
-            return
-        del pieces[:count]
+def _show(lines: Iterable[str]) -> None:
+    """Write the lines to stderr, in pieces that arrive whole where that is a pipe that others write to."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        # A request id of a caller may hold more bytes than characters.
+        length = len(line) + 1 if line.isascii() else len(line.encode()) + 1
+        if piece and size + length > _PIPE_BYTES:
+            if not _put("".join(piece).encode()):
+                return
+            os.sched_yield()  # as between slices of rows
+            piece, size = [], 0
+        piece.append(line + "\n")
+        size += length
+    if piece:
+        _put("".join(piece).encode())
 
 
 def _put(data: bytes) -> bool:
@@ -361,7 +367,7 @@ class Writer:
     def _write(self, frames: list[Frame]) -> None:
         shapes: list[tuple[Any, ...]] = []
         rows: list[Rows] = []
-        lines: list[str] = []
+        lines: list[Iterator[str]] = []
         for number, void, told, numbers, columns, at in frames:
             if void:
                 self._ids.clear()
@@ -374,7 +380,7 @@ class Writer:
             count = len(columns[0])
             each = repeat(numbers, count) if isinstance(numbers, int) else numbers
             if at:
-                lines += access_lines(at, map(self._access.__getitem__, each), columns)
+                lines.append(access_lines(at, list(map(self._access.__getitem__, each)), columns))
                 each = repeat(numbers, count) if isinstance(numbers, int) else numbers
             places = tuple(place for place, column in enumerate(columns) if column.count(None) < count)
             if not rows or rows[-1][0] != places:
@@ -382,7 +388,7 @@ class Writer:
             rows[-1][1].extend(zip(map(self._ids.__getitem__, each), *map(columns.__getitem__, places), strict=True))
         last = frames[-1][0]
         if lines:
-            _show(lines)
+            _show(chain.from_iterable(lines))
         self._shown = last
         self._store.write(last, shapes, rows)
         self._tell(False)
