@@ -351,7 +351,7 @@ def test_one_attempt_that_was_ok_is_not_stored_and_shown_all_the_same(bench: Ben
         {"reason": "why"},
         {"message": "what"},
         {"wait_ms": 1},
-        {"duration_ms": 76},
+        {"duration_ms": 75},
         {"key_id": 1},
     ],
 )

@@ -37,12 +37,11 @@ from app.proxy.shortcut import (
 )
 from app.proxy.upstream import Connection as UpstreamConnection
 from app.server.gathering import Gathering, parse_head
-from app.server.handed import Handed
+from app.server.handed import Handed, known_request
 from app.server.handler import Handler
 from app.server.idle import IdleConnections
 from app.server.loop import Alarm, Loop, Sender
 from app.server.requests import Request
-from app.server.uploads import EVERYBODY
 
 if TYPE_CHECKING:
     from app.server.connection import Connection
@@ -426,16 +425,6 @@ class Ride(Sender):
         connection.hand_over(relay, known_request(self.known, self.call.body))
         relay.resume(connection.start_handler, begun, self.began)
         handed.give_back(self.began)
-
-
-def known_request(known: KnownHead, body: bytes) -> Request:
-    """The request as the parser would have made it."""
-    head = known.head
-    request = Request()
-    request.method, request.target, request.headers = head.method, head.target, head.headers
-    request.append(body, EVERYBODY)
-    request.complete = True
-    return request
 
 
 def _nobody(_event: int) -> None:

@@ -1,11 +1,15 @@
 """
-What an exchange gets that takes over a request from the shortcut: keys and limits that know what it has already.
+What an exchange gets that takes over a request from the shortcut: keys and limits that know what it has already, and
+the request as the parser would have made it.
 """
 
 from __future__ import annotations
 
 from app.keys.base import KeyWanted, Lease, Verdict
 from app.proxy.gateway import Gateway, Keys, Limits
+from app.proxy.shortcut import KnownHead
+from app.server.requests import Request
+from app.server.uploads import EVERYBODY
 
 
 class Handed:
@@ -55,3 +59,13 @@ class _HandedLimits:
 
     def leave(self) -> None:
         self._limits.leave()
+
+
+def known_request(known: KnownHead, body: bytes) -> Request:
+    """The request as the parser would have made it."""
+    head = known.head
+    request = Request()
+    request.method, request.target, request.headers = head.method, head.target, head.headers
+    request.append(body, EVERYBODY)
+    request.complete = True
+    return request

@@ -241,6 +241,8 @@ class LoopWorker(Worker):
             self._loop.turn()
         for connection in list(self._connections):
             connection.close()
+        for relay in list(self._relays):  # those whose callers have everything, but whose upstreams have not ended
+            relay.drain()
         self._idle.close()
         self._work.shutdown(wait=False, cancel_futures=True)
         self._admin.shutdown(wait=False, cancel_futures=True)

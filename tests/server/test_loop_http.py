@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests import canned
 from tests.attacks.dialects import CHAT, DIALECTS, Dialect, right_answer
 from tests.attacks.server import Server, read_to_the_end, split_answer
 from tests.fake_provider import FakeProvider, hang, stream, wait_for
-from tests.gateway import RawClient, unchunk
+from tests.gateway import Gateway, RawClient, unchunk
 from tests.server.in_process import answers
 
 KEY = "sk-live-0123456789abcdefghij"
@@ -349,3 +350,15 @@ def test_five_hundred_streams_leave_the_dashboard_quick(server: Server, upstream
         body = client.until(b"0\r\n\r\n")
         assert b"[DONE]" in body
         client.close()
+
+
+def test_an_upstream_that_never_ends_its_answer_is_left_when_the_server_ends(tmp_path: Path) -> None:
+    endless = stream(canned.chat_stream(), end="hang")
+    with FakeProvider() as provider:
+        provider.default(endless)
+        with Gateway(tmp_path, openai=provider.origin, driver="loop") as gateway, RawClient(gateway.port) as client:
+            gateway.add_keys("openai")
+            client.post("/v1/chat/completions", {**canned.CHAT_REQUEST, "stream": True})
+            client.until(b"0\r\n\r\n")
+            assert provider.open_connections == 1
+        assert provider.wait_closed(0, 1.0)
