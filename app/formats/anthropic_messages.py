@@ -245,7 +245,7 @@ def _stream(json: Json) -> bool:
 def _hints(json: Json, headers: Mapping[str, str], body: bytes) -> tuple[SessionHint, ...]:
     """State that only one key can read comes first, then the session that the caller named, then the user."""
     hints = [SessionHint(key, True) for key in anthropic_stream.container_ids(json)]
-    if b'"file_id"' in body:
+    if json_body.holds_name(body, b"file_id"):
         hints += [SessionHint(f"res:{identifier}", True) for identifier in dict.fromkeys(_file_ids(json))]
     hints += _header_hints(headers)
     metadata = json.get("metadata")

@@ -46,6 +46,14 @@ class Member(NamedTuple):
     end: int
 
 
+#: Searching so much for a few words costs nothing to speak of.
+FEW_BYTES = 4096
+#: The longest name that is looked for.
+SHORT_BYTES = 32
+#: With more quotation marks than this, searching is as fast.
+MOST_QUOTED = 1024
+
+
 def parse_object(body: bytes, *, acted_keys: tuple[str, ...] = ACTED_KEYS) -> Json:
     """
     Return the JSON object in `body`.
@@ -174,8 +182,37 @@ def _is_suspicious(body: bytes, acted_keys: tuple[str, ...]) -> bool:
 
 
 def _may_repeat(body: bytes, names: tuple[bytes, ...]) -> bool:
+    quoted = short_quoted(body) if len(body) > FEW_BYTES else None
     for name in names:  # noqa: SIM110 - a generator costs more than the search
-        if body.count(name) > 1:
+        if (body.count(name) if quoted is None else quoted.count(name[1:-1])) > 1:
+            return True
+    return False
+
+
+def short_quoted(body: bytes) -> list[bytes] | None:
+    """
+    The texts of at most `SHORT_BYTES` between a quotation mark and the next one, whether it begins a string or ends it;
+    None where there are too many marks. A name that stands in quotation marks anywhere is among them.
+
+    Large bodies are mostly long texts with few marks: finding those is twenty times as fast as searching for a word.
+    """
+    found: list[bytes] = []
+    at = body.find(b'"')
+    for _ in range(MOST_QUOTED):
+        if at < 0:
+            return found
+        end = body.find(b'"', at + 1)
+        if 0 <= end - at - 1 <= SHORT_BYTES:
+            found.append(body[at + 1 : end])
+        at = end
+    return None
+
+
+def holds_name(body: bytes, *names: bytes) -> bool:
+    """Whether one of `names` stands in quotation marks anywhere. Each is at most `SHORT_BYTES` long."""
+    quoted = short_quoted(body) if len(body) > FEW_BYTES else None
+    for name in names:  # noqa: SIM110 - as above
+        if (b'"%b"' % name in body) if quoted is None else (name in quoted):
             return True
     return False
 

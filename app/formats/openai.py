@@ -131,7 +131,7 @@ def _add_hints(found: list[SessionHint], json: Json, body: bytes) -> None:
     if not _NAMES_OF_REFERENCES.isdisjoint(json):
         for name in _REFERENCES:
             found += [SessionHint(resource_hint(each), bound=True) for each in _identifiers(json.get(name))]
-    if b'"file_id"' in body or b'"container"' in body:
+    if json_body.holds_name(body, b"file_id", b"container"):
         for each in list(dict.fromkeys(_FILE_REFERENCE.findall(body)))[:_MAX_FILE_HINTS]:
             found.append(SessionHint(resource_hint(each.decode()), bound=True))
     cache_key = json.get("prompt_cache_key")

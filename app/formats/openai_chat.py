@@ -104,7 +104,7 @@ class OpenAiChat(OpenAiFormat):
                 raise InvalidMessages("Each of `messages` must be an object with a role.", param="messages")
 
     def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
-        if b'"thought_signature"' not in body:
+        if not json_body.holds_name(body, b"thought_signature"):
             return ()
         for call in _tool_calls(json.get("messages")):
             if signature := _signature(call):

@@ -61,7 +61,7 @@ class OpenAiResponses(OpenAiFormat):
         """Nothing beyond JSON and the model: `input`, `prompt` and `previous_response_id` can replace each other."""
 
     def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
-        if b'"encrypted_content"' not in body:
+        if not json_body.holds_name(body, b"encrypted_content"):
             return
         for hint in _reasoning_hints(json.get("input")):
             yield SessionHint(hint, bound=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from app.edge import Edge
 from app.errors import MiddlewareError
 from app.formats.base import Call
+from app.formats.json_body import FEW_BYTES
 from app.keys.base import Lease
 from app.proxy.events import RequestHead
 from app.proxy.exchange import Exchange
@@ -53,7 +54,7 @@ MAX_GATHERED_BYTES = 256 * 1024
 MAX_ALL_GATHERED_BYTES = 32 * 1024 * 1024
 #: And when it takes longer.
 GATHERING_S = 5.0
-#: A body that asks for a stream; one that asks in other words is found when it is read.
+#: A small body that asks for a stream; one that is large or asks in other words is found when it is read.
 _STREAMS = re.compile(rb'"stream"[ \t\r\n]*:[ \t\r\n]*true')
 #: How often long waits are looked for.
 SWEEP_S = 0.25
@@ -151,7 +152,7 @@ class Express:
         return None if made is None else self.memory.learn(key, made, now, self.wall())
 
     def _ride(self, connection: Connection, known: KnownHead, body: bytes, now: float) -> bool:
-        if b'"stream"' in body and _STREAMS.search(body) is not None:
+        if len(body) < FEW_BYTES and b'"stream"' in body and _STREAMS.search(body) is not None:
             self._stream(connection, known, body, now)
             return True
         form = known.format
@@ -160,7 +161,8 @@ class Express:
         except MiddlewareError:
             return False  # the exchange finds the same, and says it
         if call.stream:
-            return False
+            self._stream(connection, known, body, now)
+            return True
         route = self.memory.route(known, call)
         if route is None:
             return False

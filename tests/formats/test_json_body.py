@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest, InvalidJson
 from app.formats import json_body
+from app.formats.json_body import FEW_BYTES, holds_name, parse_object, short_quoted
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -201,3 +202,29 @@ def test_values_beyond_the_writer_s_depth_are_written_too(value):
 def test_what_is_not_json_is_not_written():
     with pytest.raises(TypeError):
         json_body.dumps({"a": object()})
+
+
+@pytest.mark.parametrize("padding", [b"", b" " * FEW_BYTES, b'"' * 3 * FEW_BYTES, b"x" * 3 * FEW_BYTES])
+@pytest.mark.parametrize("around", [b'{"a": 1, %b: 2}', b'"%b"', b'%b,"model"', b'\\"%b\\"', b'"a"%b"b"'])
+def test_a_name_in_quotation_marks_is_found_in_small_and_large_bodies(around: bytes, padding: bytes) -> None:
+    for body in (padding + around % b'"model"', around % b'"model"' + padding, padding + around % b'"model"' + padding):
+        assert holds_name(body, b"other", b"model")
+        assert holds_name(body, b"model2") is (b'"model2"' in body)
+        assert holds_name(body.replace(b"model", b"mode"), b"model") is False
+
+
+@given(st.lists(st.sampled_from([b'"', b"model", b"x" * 40, b":", b",", b"\\", b" " * 3000]), max_size=40))
+def test_what_stands_in_quotation_marks_is_never_missed(pieces: list[bytes]) -> None:
+    body = b"".join(pieces)
+    found = short_quoted(body)
+    assert found is not None
+    assert found.count(b"model") >= body.count(b'"model"')
+    assert (b"model" in found) is (b'"model"' in body)
+
+
+@pytest.mark.parametrize("size", [10, 10 * FEW_BYTES])
+def test_a_member_that_stands_twice_is_refused_in_small_and_large_bodies(size: int) -> None:
+    text = b'"messages": "%b"' % (b"x" * size)
+    parse_object(b'{"model": "a", %b}' % text)
+    with pytest.raises(BadRequest):
+        parse_object(b'{"model": "a", %b, "model": "b"}' % text)
