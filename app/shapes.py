@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Final
 
@@ -91,11 +91,6 @@ Entry = tuple[
     int | None,
 ]
 
-#: What `plain_attempt` says of every request alike.
-_PLAIN_REST: Final = (1, OK, "", "", 0)
-_fields_of: Final[Callable[[AttemptRecord], tuple[Any, ...]]] = attrgetter(
-    "provider", "key_id", "status", "number", "verdict", "reason", "message", "wait_ms"
-)
 _columns_of: Final[Callable[[Shape], tuple[Any, ...]]] = attrgetter("id", *_SHARED)
 _identity_of: Final[Callable[[RequestRecord], tuple[Any, ...]]] = attrgetter(*_SHARED)
 
@@ -171,6 +166,13 @@ def plain_attempt(provider: str | None, status: int, key_id: int | None, duratio
     return AttemptRecord(
         number=1, provider=provider or "", key_id=key_id, status=status, verdict=OK, duration_ms=duration_ms
     )
+
+
+_OF_THE_REQUEST: Final = ("provider", "key_id", "status")
+_ALIKE: Final = sorted({field.name for field in fields(AttemptRecord)} - {*_OF_THE_REQUEST, "duration_ms"})
+_fields_of: Final[Callable[[AttemptRecord], tuple[Any, ...]]] = attrgetter(*_OF_THE_REQUEST, *_ALIKE)
+#: What `plain_attempt` says of every request alike.
+_PLAIN_REST: Final = _fields_of(plain_attempt(None, 0, None, 0))[len(_OF_THE_REQUEST) :]
 
 
 def is_plain(record: RequestRecord) -> bool:

@@ -79,11 +79,6 @@ class Link:
         return self._connection is None
 
     @property
-    def is_dialled(self) -> bool:
-        """Whether `await_dial` has an answer by now."""
-        return self._pending is not None and self._pending.done()
-
-    @property
     def descriptor(self) -> int:
         return -1 if self._connection is None else self._connection.socket.fileno()
 

@@ -173,7 +173,26 @@ class Upstreams:
         A connection to a server on this machine, which is there at once or not at all: that takes no thread. None for
         all else, and where it is not there at once.
         """
-        return _connect_here(origin)
+        address = _loopback(origin)
+        if address is None or _has_proxy(origin, tuple(map(os.environ.get, _PROXY_VARIABLES))):
+            return None
+        try:
+            sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError:  # no descriptor is left: the usual way says so
+            return None
+        try:
+            failed = sock.connect_ex(address[1])
+            if failed == errno.EINPROGRESS:  # asked once more, it says how it went
+                failed = sock.connect_ex(address[1])
+        except OSError:
+            failed = errno.EBADF
+        # One that was there and is reset by now is an attempt that failed: to try again is not for us to decide.
+        if failed and failed != errno.ECONNRESET:
+            sock.close()
+            return None
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Connection(origin, sock)
 
     @staticmethod
     def forget(pending: Future[Connection]) -> None:
@@ -228,29 +247,6 @@ class Upstreams:
         if proxy is not None:
             dialled.set_tunnel(host, port, _proxy_login(proxy))
         return dialled
-
-
-def _connect_here(origin: str) -> Connection | None:
-    address = _loopback(origin)
-    if address is None or _has_proxy(origin, tuple(map(os.environ.get, _PROXY_VARIABLES))):
-        return None
-    try:
-        sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    except OSError:  # no descriptor is left: the usual way says so
-        return None
-    try:
-        failed = sock.connect_ex(address[1])
-        if failed == errno.EINPROGRESS:  # asked once more, it says how it went
-            failed = sock.connect_ex(address[1])
-    except OSError:
-        failed = errno.EBADF
-    # One that was there and is reset by now is an attempt that failed: to try again is not for us to decide.
-    if failed and failed != errno.ECONNRESET:
-        sock.close()
-        return None
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Connection(origin, sock)
 
 
 _PROXY_VARIABLES = ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "REQUEST_METHOD")

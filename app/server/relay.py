@@ -226,9 +226,6 @@ class LoopRelay:
         if not link.dialling:
             self._watch()
             return
-        if link.is_dialled:
-            self._dialled(link)
-            return
         self._dial_alarm.move(time.monotonic() + command.connect_timeout_s + DIAL_SLACK_S)
         link.when_dialled(lambda: self._loop.call_soon(lambda: self._dialled(link)))
 
