@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from app.booking import Booking
 from app.clock import Clock
+from app.formats.base import Call
 from app.lifecycle import Lifecycle
 from app.proxy.gateway import Gateway
 from app.proxy.upstream import Upstreams
 from app.records import RequestRecord
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import InFlight, Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,9 @@ class Edge:
     record: Callable[[RequestRecord], None]
     booking: Booking
     buffer_bytes: Callable[[], int]
+
+
+def describe(in_flight: InFlight, call: Call) -> None:
+    """Tell the gauges what the request on its way is. Once, when it has been read."""
+    match = call.match
+    in_flight.describe(dialect=match.format.name, operation=match.endpoint.operation.value, stream=call.stream)

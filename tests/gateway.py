@@ -5,6 +5,7 @@ file, over real HTTP. Its three built-in providers point at scripted upstreams.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import threading
@@ -161,6 +162,12 @@ class Gateway:
             if row["key_value"] == mask(value):
                 return row
         raise AssertionError(f"no key {value}")
+
+    def set(self, **settings: Any) -> None:
+        """Defaults for this process, also beyond the ranges that people may set."""
+        live = self.services.live_settings
+        live._base = dataclasses.replace(live._base, **settings)
+        live.refresh()
 
     def settle(self) -> None:
         """Wait until what has been decided is in the database."""

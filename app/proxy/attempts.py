@@ -86,6 +86,15 @@ class Attempts:
 
     def begin(self, lease: Lease, now: float) -> Send:
         """The request of an attempt with this key."""
+        self._enter(lease, now)
+        return self._send(lease)
+
+    def resume(self, lease: Lease, status: int, began_at: float, answered_at: float) -> None:
+        """An attempt that somebody else made, and whose success the keys know of."""
+        self._enter(lease, began_at)
+        self._note(status, "ok", answered_at)
+
+    def _enter(self, lease: Lease, now: float) -> None:
         self.lease = lease
         self._tried.add(lease.key_id)
         self.candidate = next(found for found in self._candidates if found.provider.name == lease.provider)
@@ -99,7 +108,6 @@ class Attempts:
             )
         )
         self._waited_s = 0.0
-        return self._send(lease)
 
     def again_fresh(self) -> Send:
         """The same attempt on a new connection: the pooled one was dead and nothing was processed."""
@@ -142,7 +150,7 @@ class Attempts:
         path = provider.kind.path(provider, spoken, self._upstream_path(model), model)
         origin, target = _locate(provider.base_url, path, self._query())
         head = self._visitor.head
-        body = self._upstream_body(model) if self._visitor.has_body else None
+        body = self._upstream_body() if self._visitor.has_body else None
         return Send(
             origin=origin,
             method=head.method,
@@ -174,14 +182,18 @@ class Attempts:
         )
         return "&".join(part for part in (self._visitor.query, extra) if part)
 
-    def _upstream_body(self, model: str | None) -> bytes:
+    def _upstream_body(self) -> bytes:
         call = self._call.with_body(self._body) if self._stripped else self._call
-        edits = Edits(
-            model=model if self.renames else None,
-            stream=True if call.match.endpoint.stream else None,
+        return call.match.format.edit(call, self.edits)
+
+    @property
+    def edits(self) -> Edits:
+        """What is changed in the body."""
+        return Edits(
+            model=self.candidate.model if self.renames else None,
+            stream=True if self._call.match.endpoint.stream else None,
             include_usage=self.adds_usage,
         )
-        return call.match.format.edit(call, edits)
 
     @property
     def adds_usage(self) -> bool:

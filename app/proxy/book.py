@@ -8,6 +8,7 @@ from app.errors import MiddlewareError
 from app.formats.base import Call, Usage
 from app.proxy.admission import Visitor
 from app.proxy.attempts import Attempts
+from app.proxy.passing import Flow
 from app.records import RequestRecord
 
 #: More than is shown: secrets are taken out before the excerpt is cut to what the live log shows.
@@ -72,6 +73,13 @@ class Book:
         record.response_bytes += len(data)
         if excerpt and len(record.response_excerpt) < EXCERPT_CHARS:
             record.response_excerpt += data[:EXCERPT_CHARS].decode("utf-8", "replace")
+
+    def resume(self, visitor: Visitor, flow: Flow) -> None:
+        """A stream of which the caller has got the beginning already."""
+        self.admitted(visitor)
+        self.called(flow.call, excerpt=False)
+        self.record.request_bytes, self.record.response_bytes = flow.request_bytes, flow.response_bytes
+        self.record.first_byte_ms = round((flow.first_at - self._began) * 1000)
 
     def used(self, usage: Usage) -> None:
         record = self.record

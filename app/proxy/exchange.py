@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.errors import MiddlewareError, UpstreamCut, UpstreamTimeout
-from app.formats.base import Call, Mark
+from app.formats.base import Call
 from app.keys.base import Failure, Phase
 from app.proxy import admission, routing
 from app.proxy.admission import Visitor
@@ -41,6 +41,7 @@ from app.proxy.incoming import Incoming
 from app.proxy.invariants import need
 from app.proxy.model_lists import ModelLists
 from app.proxy.outlet import Outlet
+from app.proxy.passing import Flow
 from app.proxy.readers import Ending, Progress, StreamReader
 
 #: A blank line between events: the only heartbeat that every client accepts.
@@ -92,23 +93,9 @@ class Exchange:
         """What to do about `event`, in order. Never raises for what a caller or an upstream did."""
         return self._run(lambda: _HANDLERS[type(event)](self, event), now)
 
-    # -- events one by one: as `feed`, for most of a stream --------------------------------------------
-    def events(self) -> StreamReader | None:
-        """What watches the events that may pass the exchange by, at this moment."""
-        if self._state is not State.ANSWER or self._incoming is None or self._settings.log_response_body:
-            return None
-        return self._incoming.events
-
-    def passed(self, size: int, now: float) -> None:
-        """So many bytes of events that are output went to the caller as they came."""
-        self._deadlines.heard(now)
-        self._deadlines.spoke(now)
-        self._book.record.response_bytes += size
-
-    def place(self, event: bytes, mark: Mark, now: float) -> list[Command]:
-        """What to do about an event that was watched and is not mere output."""
-        self._deadlines.heard(now)
-        return self._run(lambda: self._progress(need(self.events()).place(event, mark)), now)
+    def resume(self, flow: Flow, head: UpstreamHead, now: float) -> list[Command]:
+        """Go on with a stream that began elsewhere, of which the caller has the head and the first events."""
+        return self._run(lambda: self._resume(flow, head), now)
 
     def refuse(self, error: MiddlewareError, now: float) -> list[Command]:
         """End the exchange with an error that the driver met: a slow upload, a defect of ours."""
@@ -176,6 +163,20 @@ class Exchange:
         self._outlet.whole(200, headers, found[1], self._now)
         self._over("success")
         return True
+
+    def _resume(self, flow: Flow, head: UpstreamHead) -> None:
+        self.call, self._entered = flow.call, flow.admitted
+        self._state, self._upstream_open = State.ANSWER, True
+        attempts = self._attempts = Attempts(self._gateway, self._settings, self._visitor, flow.call, flow.route)
+        attempts.resume(flow.lease, head.status, flow.began_at, flow.first_at)
+        incoming = self._incoming = Incoming(head, head_only=False)
+        incoming.resume(flow, self._gateway.cleaner.data)
+        self._outlet.resume(head.status, attempts)
+        self._book.resume(self._visitor, flow)
+        self._deadlines.heard(flow.heard_at)
+        self._deadlines.spoke(flow.heard_at)
+        if flow.part:
+            self._progress(incoming.feed(flow.part))
 
     # -- attempts ---------------------------------------------------------------------------------
 

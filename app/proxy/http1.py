@@ -53,7 +53,6 @@ class AnswerParser:
         self._dataless_bytes = 0
         self._header_bytes = 0
         self._head_done = False
-        self._between_chunks = False
         self._framed = False
         self._over = False
         self._extra = False
@@ -75,10 +74,6 @@ class AnswerParser:
         if self._extra:
             self.reusable = False
         return self._events
-
-    def is_between_chunks(self, last: bytes) -> bool:
-        """Whether what was fed, of which `last` came last, ends exactly with a chunk of a chunked body."""
-        return self._between_chunks and last.endswith(b"\r\n")
 
     def closed(self) -> list[AnswerEvent]:
         """The connection was closed. Raises BadAnswer if that is not where the answer ends."""
@@ -134,12 +129,6 @@ class AnswerParser:
         self._dataless_bytes = 0
         if not self._over:
             self._events.append(UpstreamBytes(data))
-
-    def on_chunk_header(self) -> None:
-        self._between_chunks = False
-
-    def on_chunk_complete(self) -> None:
-        self._between_chunks = not self._over
 
     def on_message_complete(self) -> None:
         if self._head_done and not self._over:

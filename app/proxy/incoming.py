@@ -12,6 +12,7 @@ from app.keys.base import Failure, Phase
 from app.proxy.decoding import Decoder, DecodingFailed, Identity, decoder
 from app.proxy.events import Headers, UpstreamHead
 from app.proxy.headers import for_client, lowered
+from app.proxy.passing import Flow
 from app.proxy.readers import Ending, Progress, RawReader, Reader, StreamReader, choose
 
 #: How much of an upstream's error body is read.
@@ -74,12 +75,12 @@ class Incoming:
             return self.broken("content_encoding")
         return self.reader.feed(decoded) if decoded else Progress()
 
-    @property
-    def events(self) -> StreamReader | None:
-        """The reader of an answer whose events may go through one by one, without `feed`, at this moment."""
-        reader = self.reader
-        plain = isinstance(self._decoder, Identity) and isinstance(reader, StreamReader) and reader.passes_events
-        return reader if plain and isinstance(reader, StreamReader) else None
+    def resume(self, flow: Flow, clean: Callable[[bytes], bytes]) -> None:
+        """Go on with a stream of events that was passed on elsewhere so far."""
+        self._clean, self._decoder = clean, Identity()
+        reader = StreamReader(flow.call, rename=flow.rename, strip_usage=flow.strip_usage, clean=clean)
+        reader.resume(flow.watcher)
+        self.reader = reader
 
     def end(self) -> Progress:
         """The body ended cleanly."""

@@ -60,7 +60,6 @@ class Link:
         self._unsent = memoryview(b"")
         self._wants_write = False
         self._spent_s = 0.0
-        self._last = b""
         self._begun = begun
         if begun is not None:
             self._connection = begun.connection
@@ -150,21 +149,15 @@ class Link:
 
     def digest(self, data: bytes) -> tuple[list[AnswerEvent], UpstreamFailed | None]:
         """What these bytes mean, and the failure that they are, if any."""
-        self._last = data
         try:
             return (self._parser.feed(data) if data else self._parser.closed()), None
         except BadAnswer as error:
             return error.events, self._failed("protocol" if data else "incomplete", str(error))
 
-    @property
-    def is_between_chunks(self) -> bool:
-        """Whether all that came ends exactly with a chunk: then whole chunks may pass by without being digested."""
-        return self._parser.is_between_chunks(self._last)
-
     def _take_begun(self, begun: Begun) -> bytes:
         """What had come when this link took over: first the bytes, then the error, then nothing yet."""
         if begun.received:
-            self._begun = replace(begun, received=b"")
+            self._begun = None if begun.error is None else replace(begun, received=b"")
             return begun.received
         self._begun = None
         raise begun.error or BlockingIOError

@@ -43,6 +43,11 @@ class Outlet:
         self._book.answered(status)
         self.out.append(ClientHead(status, headers + self.own_headers(headers), length))
 
+    def resume(self, status: int, attempts: Attempts) -> None:
+        """The head is out, and came from elsewhere."""
+        self.started, self.attempts = True, attempts
+        self._book.answered(status)
+
     def data(self, data: bytes, now: float) -> None:
         self.out.append(ClientBytes(data))
         self._book.sent(data, now, excerpt=self._settings.log_response_body)

@@ -18,14 +18,14 @@ from enum import Enum
 import orjson
 
 from app.formats import json_body
-from app.formats.base import EMPTY_ANSWER, Call, Framing, Json, Mark, Operation, Usage
+from app.formats.base import EMPTY_ANSWER, Call, Framing, Json, Mark, Operation, StreamWatcher, Usage
 from app.formats.json_array import Splitter as ArraySplitter
 from app.formats.sse import Splitter as EventSplitter
 from app.formats.sse import data_of
 from app.keys.base import Failure, Phase
 
 #: Events that may wait for the first output, or for the end.
-_PATIENT = frozenset({Mark.PROLOGUE, Mark.IGNORED, Mark.USAGE_ONLY})
+PATIENT = frozenset({Mark.PROLOGUE, Mark.IGNORED, Mark.USAGE_ONLY})
 _EMPTY = Failure(Phase.BODY, 200, {}, b"", EMPTY_ANSWER)
 
 
@@ -162,21 +162,10 @@ class StreamReader(Reader):
         progress.ending = Ending.COMPLETE
         self.settle()
 
-    @property
-    def passes_events(self) -> bool:
-        """Whether whole events may go through `watch` and `place` instead of `feed` now: nothing is held or changed."""
-        between_events = isinstance(self._splitter, EventSplitter) and self._splitter.is_empty
-        return self.committed and self.begun and self._rename is None and between_events
-
-    def watch(self, event: bytes) -> Mark:
-        """What this event is. OUTPUT: it passes as it came, and nothing else is to be done."""
-        return self._watcher.watch(event)
-
-    def place(self, event: bytes, mark: Mark) -> Progress:
-        """What becomes of an event that `watch` has seen."""
-        progress = Progress()
-        self._place(event, mark, progress)
-        return progress
+    def resume(self, watcher: StreamWatcher) -> None:
+        """Whole events went out already, all of which `watcher` has seen."""
+        self._watcher = watcher
+        self.committed = self.begun = True
 
     def _take(self, event: bytes, progress: Progress) -> None:
         self._place(event, self._watcher.watch(event), progress)
@@ -195,7 +184,7 @@ class StreamReader(Reader):
         if mark is Mark.TERMINATOR:
             self._finish(event, progress)
             return
-        if not self.committed and (mark in _PATIENT or self._watcher.state.empty):
+        if not self.committed and (mark in PATIENT or self._watcher.state.empty):
             self._held.append(event)
             return
         if not self.committed:

@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.routing import BaseConverter
 
-from app.edge import Edge
+from app.edge import Edge, describe
 from app.errors import MiddlewareError, Overloaded
 from app.lifecycle import Lifecycle
 from app.proxy.body import read_body
@@ -94,8 +94,7 @@ def _answer(edge: Edge) -> Response:
         head = relay.refuse(MiddlewareError())
     call = exchange.call
     if call is not None and head.length is None:
-        operation = call.match.endpoint.operation.value
-        in_flight.describe(dialect=call.match.format.name, operation=operation, stream=call.stream)
+        describe(in_flight, call)
     return _response(head, relay)
 
 

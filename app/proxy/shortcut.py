@@ -10,20 +10,20 @@ ordinary is left to the exchange: `None` means that, everywhere in this module.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.errors import MiddlewareError
 from app.formats.base import Call, Edits, Format, Json, Operation, Usage
 from app.keys.base import KeyWanted, Lease
 from app.proxy import admission, routing
 from app.proxy.admission import Visitor
+from app.proxy.answers import AnswerReader
 from app.proxy.attempts import Attempts
 from app.proxy.book import Book
 from app.proxy.events import RequestHead, Send
 from app.proxy.gateway import Gateway
-from app.proxy.headers import ANSWER_ALLOWED, for_client, header_lines
+from app.proxy.headers import header_lines
 from app.proxy.http1 import request_bytes
 from app.proxy.outlet import Outlet
 from app.records import RequestRecord
@@ -36,7 +36,6 @@ RECHECK_S = 1.0
 MAX_HEADS = 2048
 MAX_ROUTES = 64
 MAX_KEYS = 512
-MAX_LINES = 4096
 _OPERATIONS = frozenset({Operation.GENERATE, Operation.EMBED, Operation.COUNT})
 _CONTENT_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,9})(?=\r\n)")
 #: How it is mostly written.
@@ -56,13 +55,14 @@ class KnownKey:
     origin    -- where they go
     head      -- the request's head up to the number of its Content-Length
     edits     -- what to change in the body, None where it passes as it came
+    renames   -- the model goes out under another name than the caller's
     own       -- our answer headers, split where the request id stands
     own_less  -- the same where the upstream names the request itself
     record    -- of a request that succeeded, apart from its own numbers
     shape     -- for the driver: under which it books that record
     """
 
-    __slots__ = ("edits", "head", "key_id", "origin", "own", "own_less", "record", "shape", "value")
+    __slots__ = ("edits", "head", "key_id", "origin", "own", "own_less", "record", "renames", "shape", "value")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class KnownKey:
         self.origin = send.origin
         self.head = request_bytes(replace(send, headers=send.headers[:-1]))[:-2] + b"Content-Length: "
         self.edits = edits
+        self.renames = edits is not None and edits.model is not None
         self.own, self.own_less = own
         self.record = record
         self.shape: Any = None
@@ -96,6 +97,10 @@ class KnownRoute:
             {candidate.provider.name: candidate.model for candidate in candidates},
         )
         self.keys: dict[int, KnownKey] = {}
+
+
+#: By the model that the caller asks for.
+Routes = dict[str | None, KnownRoute]
 
 
 class KnownHead:
@@ -133,7 +138,8 @@ class KnownHead:
         chat = self.format.name == "openai_chat" and self.match.endpoint.operation is Operation.GENERATE
         self.is_chat = 1 if chat else 0
         self.max_bytes = settings.max_request_size
-        self.routes: dict[str | None, KnownRoute] = {}
+        #: For plain calls, for streams, and for streams of which we ask the usage.
+        self.routes: tuple[Routes, Routes, Routes] = ({}, {}, {})
 
 
 def split_length(head: bytes) -> tuple[bytes, int] | None:
@@ -203,7 +209,8 @@ class Memory:
 
     def route(self, known: KnownHead, call: Call) -> KnownRoute | None:
         """Where this call goes."""
-        found = known.routes.get(call.model)
+        routes = known.routes[0] if not call.stream else known.routes[2 if known.format.lacks_usage(call) else 1]
+        found = routes.get(call.model)
         version = self._gateway.keys.version()
         if found is not None and found.version == version:
             return found
@@ -215,9 +222,9 @@ class Memory:
             admission.check_model(known.visitor.caller, call.model, route.candidates[0].model)
         except MiddlewareError:
             return None
-        if len(known.routes) >= MAX_ROUTES:
-            known.routes.clear()
-        made = known.routes[call.model] = KnownRoute(route, version)
+        if len(routes) >= MAX_ROUTES:
+            routes.clear()
+        made = routes[call.model] = KnownRoute(route, version)
         return made
 
     def key(self, known: KnownHead, route: KnownRoute, call: Call, lease: Lease) -> KnownKey | None:
@@ -246,7 +253,7 @@ def know(gateway: Gateway, head: RequestHead, now: float, wall: float) -> KnownH
     except MiddlewareError:
         return None
     match = visitor.match
-    if match is None or match.endpoint.operation not in _OPERATIONS or match.endpoint.stream:
+    if match is None or match.endpoint.operation not in _OPERATIONS:
         return None
     good_until = now + RECHECK_S
     expires_at = visitor.caller.expires_at if visitor.caller is not None else None
@@ -266,7 +273,6 @@ def _know_key(gateway: Gateway, visitor: Visitor, route: routing.Route, call: Ca
     send = attempts.begin(lease, 0.0)
     if not send.headers or send.headers[-1][0] != "Content-Length":
         return None
-    model = attempts.candidate.model
     book = Book(0.0, 0.0)
     book.arrived(visitor)
     book.admitted(visitor)
@@ -277,140 +283,10 @@ def _know_key(gateway: Gateway, visitor: Visitor, route: routing.Route, call: Ca
     attempts.records[-1].status, attempts.records[-1].verdict = 200, "ok"
     outlet = Outlet(visitor, settings, book)
     outlet.attempts = attempts
-    edits = Edits(model=model) if attempts.renames else None
+    edits = attempts.edits if attempts.edits != Edits() else None
     own = [header_lines(outlet.own_headers(upstream)) for upstream in ([], [("Request-Id", "")])]
     around_id = (own[0].split(MADE_ID.encode()), own[1].split(MADE_ID.encode()))
     return KnownKey(lease, send, edits, around_id, record)
-
-
-# -- answers --------------------------------------------------------------------------------------------
-
-# What becomes of one line of an answer's head.
-_DROP, _PASS, _FRAMING, _UNUSUAL = range(4)
-_CHUNKS = -1
-#: What an answer may grow to before an exchange takes it over.
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
-#: The same for a chunked one, whose end has to be looked for each time.
-MAX_CHUNKED_BYTES = 256 * 1024
-_STATUS = re.compile(rb"HTTP/1\.1 200(?: [\t\x20-\x7e]*)?")
-_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e]*?)[ \t]*")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
-_KEEP_ALIVE = "keep-alive"
-#: Answer headers that only the exchange understands.
-_UNUSUAL_ANSWER = frozenset({"content-encoding", "trailer", "upgrade", "content-range"})
-
-
-class Unusual(Exception):
-    """This answer is for the exchange."""
-
-
-class Answer(NamedTuple):
-    """
-    lines  -- the headers that the caller gets, rendered
-    named  -- the upstream names the request itself
-    body   -- whole, without framing
-    """
-
-    lines: bytes
-    named: bool
-    body: bytes
-
-
-class AnswerReader:
-    """
-    Reads ordinary answers: status 200, one Content-Length or one chunked coding, each header once. Stricter than the
-    parser that the exchange uses, so that nothing passes here that would not pass there.
-
-    clean  -- takes secrets out; a header that holds one makes the answer unusual
-    """
-
-    def __init__(self, clean: Callable[[bytes], bytes]) -> None:
-        self._clean = clean
-        self._known: dict[bytes, tuple[int, bytes | int, str]] = {}
-
-    def read(self, data: bytes) -> Answer | None:
-        """The answer that `data` is, None while it is not complete. Raises Unusual."""
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            raise Unusual
-        status, *lines = data[:end].split(b"\r\n")
-        if status != b"HTTP/1.1 200 OK" and _STATUS.fullmatch(status) is None:
-            raise Unusual
-        known = self._known
-        passed: list[Any] = []
-        names: list[str] = []
-        framing: list[Any] = []
-        for line in lines:
-            kind, value, name = known.get(line) or self._learn(line)
-            if kind == _PASS:
-                passed.append(value)
-                names.append(name)
-            elif kind == _FRAMING:
-                framing.append(value)
-            elif kind == _UNUSUAL:
-                raise Unusual
-        if len(framing) != 1 or (len(names) > 1 and len(set(names)) != len(names)):
-            raise Unusual
-        body = _sized(data, end + 4, framing[0]) if framing[0] >= 0 else _chunked(data, end + 4)
-        return None if body is None else Answer(b"".join(passed), "request-id" in names, body)
-
-    def _learn(self, line: bytes) -> tuple[int, bytes | int, str]:
-        found = self._judge(line)
-        if len(self._known) >= MAX_LINES:
-            self._known.clear()
-        self._known[line] = found
-        return found
-
-    def _judge(self, line: bytes) -> tuple[int, bytes | int, str]:
-        match = _LINE.fullmatch(line)
-        if match is None:
-            return _UNUSUAL, b"", ""
-        name, value = match[1].decode().lower(), match[2].decode()
-        if name == "content-length":
-            return (_FRAMING, int(value), name) if re.fullmatch("[0-9]{1,9}", value) else (_UNUSUAL, b"", name)
-        if name == "transfer-encoding":
-            return (_FRAMING if value.lower() == "chunked" else _UNUSUAL), _CHUNKS, name
-        if name == "connection":
-            return (_DROP if value.lower() == _KEEP_ALIVE else _UNUSUAL), b"", name
-        events = name == "content-type" and value.partition(";")[0].strip().lower() == "text/event-stream"
-        if events or name in _UNUSUAL_ANSWER or name.startswith("x-goog-upload"):
-            return _UNUSUAL, b"", name
-        if name not in ANSWER_ALLOWED:
-            return _DROP, b"", name
-        if self._clean(value.encode()) != value.encode():
-            return _UNUSUAL, b"", name
-        return _PASS, header_lines(for_client({name: value})), name
-
-
-def _sized(data: bytes, start: int, length: int) -> bytes | None:
-    """The body of an answer with a length."""
-    missing = start + length - len(data)
-    if missing < 0 or length > MAX_ANSWER_BYTES:
-        raise Unusual
-    return None if missing else data[start:]
-
-
-def _chunked(data: bytes, start: int) -> bytes | None:
-    """The body of a chunked answer without extensions and trailers. Grammar: RFC 9112 section 7.1."""
-    if not data.endswith(b"\r\n0\r\n\r\n"):
-        if len(data) > MAX_CHUNKED_BYTES:
-            raise Unusual
-        return None
-    parts: list[bytes] = []
-    at, end = start, len(data) - 5
-    while at < end:
-        size = _CHUNK_SIZE.match(data, at)
-        if size is None:
-            raise Unusual
-        begin = size.end()
-        at = begin + int(size[1], 16)
-        if at == begin or data[at : at + 2] != b"\r\n":
-            raise Unusual
-        parts.append(data[begin:at])
-        at += 2
-    if at != end:
-        raise Unusual
-    return b"".join(parts)
 
 
 @dataclass(slots=True)
@@ -422,7 +298,7 @@ class Good:
     resource_ids: list[str]
 
 
-def judge(call: Call, body: bytes, edits: Edits | None) -> Good | None:
+def judge(call: Call, body: bytes, *, renames: bool) -> Good | None:
     """The same checks as `readers.PlainReader` makes, for a call that the shortcut knows."""
     form = call.match.format
     answer: Json | None
@@ -430,6 +306,6 @@ def judge(call: Call, body: bytes, edits: Edits | None) -> Good | None:
     if fault or answer is None:
         return None
     usage, made = form.usage(answer), form.resource_ids(call, answer)
-    if edits is not None and call.model is not None:
+    if renames and call.model is not None:
         body = form.rename_model(body, call.model)
     return Good(body, usage, made)

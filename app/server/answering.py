@@ -35,12 +35,8 @@ class Answering(Outgoing):
         if self._corked is not None and sum(map(len, self._corked)) > LOW_WATER_BYTES:
             self.uncork()
 
-    @property
-    def passes_chunks(self) -> bool:
-        framing = self._framing
-        return framing is not None and framing.chunked and not framing.bodiless and self._corked is None
-
     def chunks(self, data: bytes) -> None:
+        """What is framed already, head or chunks."""
         self._write_soon(data)
 
     def data_now(self, data: bytes) -> None:

@@ -15,12 +15,14 @@ from app.errors import MiddlewareError, Overloaded, RequestTimeout
 from app.proxy.events import ClientHead
 from app.server.answering import Answering
 from app.server.body_wait import BodyWait
-from app.server.express import Express, Ride
+from app.server.express import Express
+from app.server.framing import Framing
 from app.server.gathering import Gathering
 from app.server.handler import Handler
 from app.server.loop import GONE, NEVER, READ, WRITE, Loop
 from app.server.refusals import refusal_body
 from app.server.requests import BadRequestBytes, Request, RequestParser
+from app.server.ride import Ride
 from app.server.sockets import BROKEN, reset_at_close
 from app.server.uploads import EVERYBODY, Uploads, UploadsFull
 
@@ -245,6 +247,10 @@ class Connection(Answering):
         self._body_wait = self._framing = self._head_until = None
         self._body_given = False
         self._alarm.move(None)
+
+    def flows(self) -> None:
+        """The head of a chunked answer went out already, and chunks of it."""
+        self._framing = Framing(b"", keep=self._keep, bodiless=False, chunked=True, undelimited=False)
 
     def start_handler(self) -> None:
         if self._handler is not None:

@@ -191,7 +191,7 @@ class LoopWorker(Worker):
             in_flight.end()
             self._lifecycle.leave()
 
-        relay = LoopRelay(self._loop, self._edge, self._idle, exchange, connection, over)
+        relay = LoopRelay(self._loop, self._edge, self._idle, exchange, connection, in_flight, over)
         self._relays.add(relay)
         return relay
 
@@ -241,6 +241,7 @@ class LoopWorker(Worker):
             self._loop.turn()
         for connection in list(self._connections):
             connection.close()
+        self._express.close()
         for relay in list(self._relays):  # those whose callers have everything, but whose upstreams have not ended
             relay.drain()
         self._idle.close()

@@ -5,14 +5,12 @@ The loop driver: runs one exchange on the event loop. It moves bytes and decides
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from app.edge import Edge
+from app.edge import Edge, describe
 from app.errors import MiddlewareError, Overloaded
-from app.formats.base import Mark
 from app.proxy.collation import ListExchange
 from app.proxy.events import (
     Abort,
@@ -31,27 +29,23 @@ from app.proxy.events import (
     Send,
     Tick,
     UpstreamFailed,
+    UpstreamHead,
 )
 from app.proxy.exchange import Exchange
 from app.proxy.link import Begun, Link
-from app.proxy.readers import StreamReader
 from app.proxy.upstream import DialFailed
 from app.server.idle import IdleConnections
 from app.server.loop import READ, Alarm, Loop
+from app.telemetry.metrics import InFlight
 
 log = logging.getLogger(__name__)
 
-#: The line before a chunk as we write it: RFC 9112 section 7.1, without extensions and needless zeros.
-_CHUNK = re.compile(rb"([1-9a-f][0-9a-f]{0,6})\r\n")
-#: How an event ends that has a chunk of its own.
-_EVENT_AND_CHUNK_END = b"\n\n\r\n"
-#: So few bytes are not worth cutting up.
-FEW_BYTES = 2048
-#: A longer beginning of a chunk is left to the parser.
-MAX_BEGUN_BYTES = 64 * 1024
-_SIZE_BEGUN = re.compile(rb"[1-9a-f][0-9a-f]{0,6}\r?")
 #: How long after the connect timeout a dialling thread is given up.
 DIAL_SLACK_S = 0.5
+
+
+#: (head of the upstream's answer, monotonic seconds) -> the first commands
+GoOn = Callable[[UpstreamHead, float], list[Command]]
 
 
 class Client(Protocol):
@@ -63,21 +57,14 @@ class Client(Protocol):
     def finish(self) -> None: ...
     def abort(self) -> None: ...
     def uncork(self) -> None: ...
-    @property
-    def passes_chunks(self) -> bool:
-        """Whether it takes `chunks` now."""
-        ...
-
-    def chunks(self, data: bytes) -> None:
-        """Whole chunks, framed already."""
-        ...
 
 
 class LoopRelay:
     """
     Runs until the exchange is done, which may be a moment after the caller has everything.
 
-    over  -- called once, then
+    in_flight  -- is told what the request is
+    over       -- called once, then
     """
 
     def __init__(
@@ -87,6 +74,7 @@ class LoopRelay:
         idle: IdleConnections,
         exchange: Exchange | ListExchange,
         client: Client,
+        in_flight: InFlight,
         over: Callable[[], None],
     ) -> None:
         self.exchange = exchange
@@ -94,13 +82,12 @@ class LoopRelay:
         self._edge = edge
         self._idle = idle
         self._client: Client | None = client
+        self._in_flight: InFlight | None = in_flight  # until it is known what the request is
         self._over: Callable[[], None] | None = over
         self._link: Link | None = None
         self._descriptor = -1
         self._interest = 0
         self._paused = False
-        self._events: StreamReader | None = None  # whole events pass the exchange by
-        self._begun_chunk = b""  # of which the rest has not come
         self._begun: Begun | None = None
         self._began_at: float | None = None
         self._alarm = Alarm(loop, self._due)
@@ -129,6 +116,22 @@ class LoopRelay:
             begun.connection.close()
         else:
             self._ready(0)
+
+    def take_over(self, send: Send, begun: Begun, head: bytes, go_on: GoOn) -> None:
+        """
+        Go on with a stream whose beginning somebody else has passed on to the caller.
+
+        send   -- where it came from
+        begun  -- its connection, and what was read from it and not passed on
+        head   -- of the upstream's answer, as it came
+        go_on  -- (head, now) -> the first commands
+        """
+        link = self._link = Link(send, self._idle, begun)
+        self._watch()
+        for answered in link.digest(head)[0]:
+            if isinstance(answered, UpstreamHead):
+                self._run(go_on(answered, self._edge.clock.monotonic()))
+        self._ready(0)
 
     def body(self, data: bytes) -> None:
         self._feed(RequestBody(data))
@@ -177,6 +180,9 @@ class LoopRelay:
             _ACTIONS[type(command)](self, command)
         if self._client is not None:
             self._client.uncork()
+        if self._in_flight is not None and self.exchange.call is not None:
+            describe(self._in_flight, self.exchange.call)
+            self._in_flight = None
         if not self.exchange.done:
             self._alarm.move(self.exchange.deadline)
             return
@@ -293,7 +299,7 @@ class LoopRelay:
             return
         while self._read(link) and link.has_buffered and not self._paused:
             pass
-        if self._link is link and self._events is None:
+        if self._link is link:
             self._watch()
 
     def _read(self, link: Link) -> bool:
@@ -301,23 +307,8 @@ class LoopRelay:
         try:
             data = link.read(self._edge.buffer_bytes())
         except OSError:
-            return self._leave_events(link) and self._failed(link.was_reset())
-        if data is None:
-            return True
-        if not data:
-            return self._leave_events(link) and self._digest(link, b"")
-        while data:
-            if self._events is not None:
-                data = self._pass_events(self._events, data)
-                if not data or self._link is not link:
-                    return self._link is link
-            # Most of what comes at once in the beginning of a stream can pass as soon as its first event is through.
-            end = data.find(_EVENT_AND_CHUNK_END) + len(_EVENT_AND_CHUNK_END) if len(data) > FEW_BYTES else len(data)
-            piece = data[:end] if end >= len(_EVENT_AND_CHUNK_END) else data
-            if not self._digest(link, piece):
-                return False
-            data = data[len(piece) :]
-        return True
+            return self._failed(link.was_reset())
+        return data is None or self._digest(link, data)
 
     def _digest(self, link: Link, data: bytes) -> bool:
         """Tell the exchange what these bytes mean; False when this link is over."""
@@ -328,68 +319,14 @@ class LoopRelay:
             self._feed(event)
         if self._link is not link:
             return False
-        if failure is not None:
-            return self._failed(failure)
-        if self._interest == READ and link.is_between_chunks and self._takes_chunks():
-            self._events = self.exchange.events()
-        return True
+        return failure is None or self._failed(failure)
 
     def _failed(self, failure: UpstreamFailed) -> bool:
         self._drop_link()
         self._feed(failure)
         return False
 
-    def _takes_chunks(self) -> bool:
-        return self._client is not None and self._client.passes_chunks
-
-    def _pass_events(self, reader: StreamReader, came: bytes) -> bytes:
-        """
-        Pass chunks that hold one event of mere output each to the caller as they came. Returns what is left, which goes
-        the usual way.
-        """
-        waited = bool(self._begun_chunk)
-        data, self._begun_chunk = self._begun_chunk + came, b""
-        at = size = 0
-        while True:
-            chunk = _CHUNK.match(data, at)
-            if chunk is None:
-                break
-            begin = chunk.end()
-            end = begin + int(chunk[1], 16)
-            event = data[begin:end]
-            if data[end : end + 2] != b"\r\n" or b"\r" in event or event.find(b"\n\n") != end - begin - 2:
-                break
-            mark = reader.watch(event)
-            if mark is not Mark.OUTPUT:
-                self._send_passed(data[:at], size)
-                self._events = None
-                self._run(self.exchange.place(event, mark, self._edge.clock.monotonic()))
-                return data[end + 2 :]
-            size += end - begin
-            at = end + 2
-        self._send_passed(data[:at], size)
-        rest = data[at:]
-        # A chunk that trickles is left to the parser, so that the exchange hears of each part.
-        if rest and (at or not waited) and len(rest) < MAX_BEGUN_BYTES and _is_begun(rest):
-            self._begun_chunk = rest
-            return b""
-        if rest:
-            self._events = None
-        return rest
-
-    def _leave_events(self, link: Link) -> bool:
-        """The parser reads on, beginning with what has come of a chunk; False when the link is over."""
-        rest, self._begun_chunk = self._begun_chunk, b""
-        self._events = None
-        return not rest or self._digest(link, rest)
-
-    def _send_passed(self, chunks: bytes, size: int) -> None:
-        if size and self._client is not None:
-            self.exchange.passed(size, self._edge.clock.monotonic())
-            self._client.chunks(chunks)
-
     def _take_link(self) -> Link | None:
-        self._events, self._begun_chunk = None, b""
         link, self._link = self._link, None
         if self._descriptor >= 0:
             self._loop.unregister(self._descriptor)
@@ -414,11 +351,3 @@ _ACTIONS: dict[type, Callable[..., None]] = {
     Abort: LoopRelay._do_abort,
     Record: LoopRelay._do_record,
 }
-
-
-def _is_begun(data: bytes) -> bool:
-    """Whether these bytes are the beginning of one chunk, written as we write it."""
-    chunk = _CHUNK.match(data)
-    if chunk is None:
-        return _SIZE_BEGUN.fullmatch(data) is not None
-    return len(data) < chunk.end() + int(chunk[1], 16) + 2

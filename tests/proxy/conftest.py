@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.proxy.shortcut import Memory
 from tests import gateway
 from tests.gateway import Gateway
 from tests.stage import Stage, staged
@@ -23,9 +24,12 @@ def stage(shared_gateway: Gateway) -> Iterator[Stage]:
         yield found
 
 
-@pytest.fixture(params=["threads", "loop"])
+@pytest.fixture(params=["threads", "loop", "shortcut"])
 def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test once with each driver."""
+    """Run the test once with each driver, and with the loop taking the shortcut from the first request on."""
     name: str = request.param
+    if name == "shortcut":
+        monkeypatch.setattr(Memory, "is_worth_learning", lambda *_: True)
+        name = "loop"
     monkeypatch.setattr(gateway, "DRIVER", name)
     return name

@@ -181,9 +181,7 @@ class Site:
 
     def set(self, **settings: Any) -> None:
         """Defaults for this process, also beyond the ranges that people may set."""
-        live = self.gateway.services.live_settings
-        live._base = dataclasses.replace(live._base, **settings)
-        live.refresh()
+        self.gateway.set(**settings)
 
     def quiet(self) -> None:
         """Wait until nothing runs any more, so that upstream connections are back in the pool or closed."""

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from app.clock import Clock
+from app.proxy.exchange import Exchange
 from app.proxy.shortcut import Memory
-from app.server.express import Express, Ride
+from app.server.express import Express
+from app.server.ride import Ride
 from tests import canned
 from tests.attacks.server import split_answer
 from tests.fake_provider import FakeProvider, json_reply
@@ -68,7 +70,8 @@ def taken() -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     patched = pytest.MonkeyPatch()
     patched.setattr(Memory, "is_worth_learning", lambda *_: True)
-    for owner, name in ((Express, "under_way"), (Ride, "arrive"), (Ride, "hand_over")):
+    ways = ((Express, "under_way"), (Express, "flows"), (Ride, "arrive"), (Ride, "hand_over"), (Exchange, "resume"))
+    for owner, name in ways:
         patched.setattr(owner, name, counted(counts, owner, name))
     yield counts
     patched.undo()
@@ -116,8 +119,10 @@ def test_limits_count_requests_on_the_shortcut(sides: tuple[Side, Side]) -> None
 def test_the_cases_took_the_shortcut_and_every_way_off_it(taken: Counter[str], sides: tuple[Side, Side]) -> None:
     good = Case(post(CHAT, canned.CHAT_REQUEST), (json_reply(canned.chat()),))
     bad = Case(post(CHAT, canned.CHAT_REQUEST), (json_reply({"error": {"message": "no"}}, 400),))
-    for case in (good, bad):
+    for case in (good, bad, CASES["openai_chat streamed"], CASES["openai_chat cut after content by reset"]):
         sides[1].play(case)
-    assert taken["under_way"] >= 2
+    assert taken["under_way"] >= 4
+    assert taken["flows"] >= 2
+    assert taken["resume"] >= 1
     assert taken["arrive"] >= 1
     assert taken["hand_over"] >= 1
