@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
@@ -16,13 +17,15 @@ from ..settings_store import LiveSettings
 from ..storage.database import Connection, Database
 from ..storage.writer import Writer
 from ..vault import sha256
-from .store import SessionRow, delete_old_sessions, load_sessions, write_sessions
+from .store import NEWEST_SESSION, SessionRow, delete_old_sessions, load_sessions, write_sessions
 
 _log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 50_000
 #: Rows of transactions that were slower to commit than one with a greater number are still seen.
 _OVERLAP = 64
+#: Numbers of rows that were deleted come again: at least so often all is read, whatever the greatest number is.
+REFRESH_S = 5.0
 
 
 class Sessions:
@@ -43,6 +46,8 @@ class Sessions:
         self._writing: Counter[str] = Counter()
         self._arrived: set[str] = set()
         self._seq = 0
+        self._newest = -1
+        self._refresh_at = 0.0
 
     def owner(self, providers: Iterable[str], hints: Iterable[str]) -> int | None:
         """Id of the key that holds the state of the first hint that is known, or None."""
@@ -92,9 +97,13 @@ class Sessions:
             self._seq = max([self._seq, *(row.seq for row in rows)])
 
     def try_refresh(self) -> None:
-        """Like `refresh`; when the database cannot be read, the next call makes up for it."""
+        """Like `refresh` where something is new; when the database cannot be read, the next call makes up for it."""
         try:
-            self.refresh()
+            # On SQLite transactions that write come one after the other, so that each raises the greatest number.
+            newest, now = self._database.number(NEWEST_SESSION), time.monotonic()
+            if not self._database.is_sqlite or newest != self._newest or now > self._refresh_at:
+                self._newest, self._refresh_at = newest, now + REFRESH_S
+                self.refresh()
         except SQLAlchemyError as error:
             _log.debug("Conversations cannot be read: %s", type(error).__name__)
 

@@ -329,6 +329,10 @@ class SessionRow(NamedTuple):
     seq: int = 0
 
 
+#: Finds the greatest `seq`, for `Database.number`.
+NEWEST_SESSION = f"SELECT max(seq) FROM {session_keys.name}"
+
+
 def load_sessions(connection: Connection, after_seq: int, now: float, most: int) -> list[SessionRow]:
     """The youngest rows with a greater `seq`, oldest first."""
     c = session_keys.c

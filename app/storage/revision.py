@@ -21,6 +21,7 @@ from .schema import revision
 _logger = logging.getLogger(__name__)
 _LONGEST_PAUSE_S: Final = 5.0
 _THE_ROW: Final = 1
+_CURRENT: Final = f"SELECT value FROM {revision.name} WHERE id = {_THE_ROW}"
 
 
 def bump(connection: Connection) -> None:
@@ -91,8 +92,7 @@ class RevisionPoller:
 
     def _poll(self) -> None:
         try:
-            with self._database.read() as connection:
-                value = current(connection)
+            value = self._database.number(_CURRENT)
         except SQLAlchemyError as error:
             self._failures += 1
             if self._failures == 1:

@@ -650,6 +650,25 @@ def test_the_longer_of_two_rests_wins(worker, moment, new_worker):
     assert stored(worker)["disabled_until"] == pytest.approx(moment.wall + 599.5, abs=0.01)
 
 
+def test_conversations_are_read_again_only_where_there_are_new_ones(worker, moment, new_worker, monkeypatch):
+    add(worker, 2)
+    other = new_worker()
+    read = []
+    original = other.keys._sessions.refresh
+    monkeypatch.setattr(other.keys._sessions, "refresh", lambda: (read.append(1), original()))
+    for _ in range(3):
+        other.keys._sessions.try_refresh()
+    assert len(read) == 1
+    for talk, key_id in (("one", 1), ("two", 2), ("one", 2)):
+        worker.keys.remember("gemini", talk, key_id, moment.monotonic)
+        worker.written()
+        read.clear()
+        for _ in range(3):
+            other.keys._sessions.try_refresh()
+        assert len(read) == 1
+        assert other.keys.owner(["gemini"], [talk], 0.0) == key_id
+
+
 def test_a_conversation_stays_with_its_key_in_every_worker_and_after_a_restart(worker, moment, new_worker):
     add(worker, 2)
     other = new_worker()

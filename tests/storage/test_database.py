@@ -57,6 +57,22 @@ def test_reading_cannot_write(database):
     assert aliases(database) == []
 
 
+def test_a_number_is_found_by_plain_sql_and_0_where_there_is_none(tmp_path, database):
+    statement = "SELECT count(*) FROM model_aliases"
+    assert database.number(statement) == 0
+    with database.transaction() as connection:
+        add(connection, "one")
+        assert database.number(statement) == 0
+    assert database.number(statement) == 1
+    assert database.number("SELECT max(id) FROM request_shapes WHERE id < 0") == 0
+    assert database.number("SELECT id FROM request_shapes WHERE id < 0") == 0
+    for wrong in ("SELECT nothing", "DELETE FROM model_aliases"):
+        with pytest.raises(OperationalError):
+            database.number(wrong)
+    with pytest.raises(OperationalError):
+        Database(f"sqlite:///{tmp_path}/nowhere/keys.db").number(statement)
+
+
 def test_a_reader_sees_one_state_while_others_write(database):
     with database.read() as reader:
         assert reader.scalar(sa.select(sa.func.count()).select_from(model_aliases)) == 0

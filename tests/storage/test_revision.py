@@ -77,13 +77,13 @@ def test_subscribers_are_called_once_at_the_start_and_after_each_change(database
 def count_polls(database: Database, poller: RevisionPoller) -> Callable[[], int]:
     """How often the poller has read the number."""
     seen = [0]
-    read = database.read
+    number = database.number
 
-    def counting():
+    def counting(statement):
         seen[0] += 1
-        return read()
+        return number(statement)
 
-    database.read = counting  # type: ignore[method-assign]
+    database.number = counting  # type: ignore[method-assign]
     return lambda: seen[0]
 
 
