@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import httptools
 
@@ -44,7 +45,7 @@ class AnswerParser:
     def __init__(self, *, head_only: bool) -> None:
         self.begun = False  # at least one byte of the answer was read
         self.reusable = False
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._head_only = head_only
         self._events: list[AnswerEvent] = []
         self._headers: Headers = []
@@ -86,6 +87,10 @@ class AnswerParser:
             raise BadAnswer("the connection was closed before the end of the answer")
         self._over = True
         return [UpstreamEnd(closed=True)]
+
+    def drop(self) -> None:
+        """Nothing more is fed. llhttp refers to this object, which would wait for the collector of such circles."""
+        self._parser = None
 
     # -- llhttp calls these -------------------------------------------------------------------------
 

@@ -189,6 +189,7 @@ class Link:
 
     def release(self) -> None:
         reusable = self.reusable
+        self._parser.drop()
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -198,6 +199,7 @@ class Link:
             connection.close()
 
     def close(self) -> None:
+        self._parser.drop()
         if self._pending is not None:
             self._upstreams.forget(self._pending)
             self._pending = None

@@ -4,6 +4,7 @@ The gunicorn master: takes its settings from the configuration, and makes the ap
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -58,6 +59,9 @@ class Master(BaseApplication):
         log.info("%s", self._announcement)
 
     def run(self) -> None:
+        # A worker's collector would look at what it inherits, and so make a copy of its own of each page.
+        gc.collect()
+        gc.freeze()
         try:
             _Arbiter(self).run()
         except RuntimeError as error:

@@ -12,7 +12,7 @@ import io
 import re
 from collections import deque
 from functools import lru_cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import httptools
 
@@ -146,7 +146,7 @@ class RequestParser:
         self.in_head = False
         self.over = False
         self._room = room
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._current = Request()
         self._target = bytearray()
         self._codings: list[bytes] = []
@@ -221,6 +221,8 @@ class RequestParser:
         for request in self.requests:
             request.drop_body()
         self.requests.clear()
+        # It refers to this object, which would wait for the collector of such circles.
+        self.over, self._parser = True, None
 
     # -- llhttp calls these -------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,6 +230,38 @@ def test_a_caller_who_sends_ahead_while_a_stream_flows_gets_both_answers(
         client.until(b"0\r\n\r\n")
         assert client.head()[0] == 200
         assert client.rest() == (CHAT.body, True)
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["on the shortcut", "by an exchange"])
+@pytest.mark.parametrize("streamed", [True, False], ids=["stream", "plain"])
+def test_what_a_connection_leaves_needs_no_collector(
+    gateway: Gateway, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, learning: bool, streamed: bool
+) -> None:
+    """Circles of objects that have grown old would stay for hours."""
+    monkeypatch.setattr(Memory, "is_worth_learning", lambda *_: learning)
+    provider.default(stream(CHAT.events) if streamed else json_reply(canned.chat()))
+    body = ASK if streamed else canned.CHAT_REQUEST
+
+    def call() -> None:
+        with gateway.raw() as client:
+            client.post(PATH, body)
+            client.head()
+            client.until(canned.DONE if streamed else b"}")
+
+    server: Any = gateway._server
+    call()
+    until(lambda: not server._worker._connections)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(30):
+            call()
+        until(lambda: not server._worker._connections)
+        server.settle()
+        left = gc.collect()
+    finally:
+        gc.enable()
+    assert left < 30
 
 
 # -- silence -----------------------------------------------------------------------------------------------
