@@ -31,6 +31,7 @@ from app.formats.base import (
     StreamWatcher,
     Usage,
 )
+from app.formats.json_body import Names
 from app.formats.paths import MODEL, RESOURCE_ID
 
 _COLLECTIONS = "messages/batches|files|skills|agents|sessions|environments|vaults|memory_stores|user_profiles|tunnels"
@@ -91,13 +92,14 @@ class AnthropicMessages(Format):
         if match.endpoint.operation not in (Operation.GENERATE, Operation.COUNT):
             hints = (*_path_hints(match.path), *_searched_file_hints(body), *_header_hints(headers))
             return Call(match, body, None, match.model, False, hints)
-        json = json_body.parse_object(body)
+        names = Names(body)
+        json = json_body.parse_object(body, names=names)
         model = _model(json)
         _check_messages(json)
         stream = _stream(json)
         if match.endpoint.stream is not None:
             stream = match.endpoint.stream
-        return Call(match, body, json, model, stream, _hints(json, headers, body))
+        return Call(match, body, json, model, stream, _hints(json, headers, names))
 
     @override
     def edit(self, call: Call, edits: Edits) -> bytes:
@@ -242,10 +244,10 @@ def _stream(json: Json) -> bool:
     return stream
 
 
-def _hints(json: Json, headers: Mapping[str, str], body: bytes) -> tuple[SessionHint, ...]:
+def _hints(json: Json, headers: Mapping[str, str], names: Names) -> tuple[SessionHint, ...]:
     """State that only one key can read comes first, then the session that the caller named, then the user."""
     hints = [SessionHint(key, True) for key in anthropic_stream.container_ids(json)]
-    if json_body.holds_name(body, b"file_id"):
+    if names.hold(b'"file_id"'):
         hints += [SessionHint(f"res:{identifier}", True) for identifier in dict.fromkeys(_file_ids(json))]
     hints += _header_hints(headers)
     metadata = json.get("metadata")

@@ -54,11 +54,42 @@ SHORT_BYTES = 32
 MOST_QUOTED = 1024
 
 
-def parse_object(body: bytes, *, acted_keys: tuple[str, ...] = ACTED_KEYS) -> Json:
+class Names:
+    """
+    Which names stand in a body, as keys or as values: large bodies are searched once, however many names are asked for.
+    Names are given with their quotation marks, and are at most `SHORT_BYTES` long.
+    """
+
+    __slots__ = ("_body", "_quoted")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._quoted = short_quoted(body) if len(body) > FEW_BYTES else None
+
+    def hold(self, *names: bytes) -> bool:
+        """Whether one of these is there."""
+        return self._most(names) > 0
+
+    def repeat(self, names: tuple[bytes, ...]) -> bool:
+        """Whether one of these may be there twice. Never False where one is."""
+        return self._most(names) > 1
+
+    def _most(self, names: tuple[bytes, ...]) -> int:
+        body, quoted = self._body, self._quoted
+        most = 0
+        for name in names:
+            found = body.count(name) if quoted is None else quoted.count(name[1:-1])
+            if found > most:
+                most = found
+        return most
+
+
+def parse_object(body: bytes, *, acted_keys: tuple[str, ...] = ACTED_KEYS, names: Names | None = None) -> Json:
     """
     Return the JSON object in `body`.
 
     acted_keys -- top-level members that may be given once only
+    names      -- those of the body, where they are needed for more than this
 
     Raises InvalidJson for anything but one strict UTF-8 JSON object, and BadRequest with code `duplicate_key` for an
     acted key given twice. The messages name a position and never quote the body.
@@ -74,7 +105,7 @@ def parse_object(body: bytes, *, acted_keys: tuple[str, ...] = ACTED_KEYS) -> Js
         raise InvalidJson(_explain(error)) from None
     if not isinstance(value, dict):
         raise InvalidJson("The request body must be a JSON object, not an array or a single value.")
-    if _is_suspicious(body, acted_keys):
+    if _is_suspicious(body, acted_keys, names or Names(body)):
         _refuse_duplicates(body, acted_keys)
     return value
 
@@ -171,22 +202,14 @@ def _explain(error: orjson.JSONDecodeError) -> str:
     return f"The request body is not valid JSON: {reason} at line {error.lineno}, column {error.colno}."
 
 
-def _is_suspicious(body: bytes, acted_keys: tuple[str, ...]) -> bool:
+def _is_suspicious(body: bytes, acted_keys: tuple[str, ...], names: Names) -> bool:
     """Whether an acted key may be at the top level twice. Cheap, and never False where one is."""
-    if b"\\" not in body and not _may_repeat(body, _quoted(acted_keys)):
+    if b"\\" not in body and not names.repeat(_quoted(acted_keys)):
         return False
-    names = _names_before_colon(acted_keys).findall(body)
-    if len(names) != len(set(names)):
+    found = _names_before_colon(acted_keys).findall(body)
+    if len(found) != len(set(found)):
         return True
     return b"\\" in body and _escaped_letters(acted_keys).search(body) is not None
-
-
-def _may_repeat(body: bytes, names: tuple[bytes, ...]) -> bool:
-    quoted = short_quoted(body) if len(body) > FEW_BYTES else None
-    for name in names:  # noqa: SIM110 - a generator costs more than the search
-        if (body.count(name) if quoted is None else quoted.count(name[1:-1])) > 1:
-            return True
-    return False
 
 
 def short_quoted(body: bytes) -> list[bytes] | None:
@@ -206,15 +229,6 @@ def short_quoted(body: bytes) -> list[bytes] | None:
             found.append(body[at + 1 : end])
         at = end
     return None
-
-
-def holds_name(body: bytes, *names: bytes) -> bool:
-    """Whether one of `names` stands in quotation marks anywhere. Each is at most `SHORT_BYTES` long."""
-    quoted = short_quoted(body) if len(body) > FEW_BYTES else None
-    for name in names:  # noqa: SIM110 - as above
-        if (b'"%b"' % name in body) if quoted is None else (name in quoted):
-            return True
-    return False
 
 
 @lru_cache(maxsize=16)

@@ -20,6 +20,7 @@ import orjson
 from app.errors import AllKeysResting, BadRequest, InvalidJson, MiddlewareError
 from app.formats import json_body, sse
 from app.formats.base import EMPTY_ANSWER, Call, Edits, Endpoint, Format, Json, Match, Operation, SessionHint, Usage
+from app.formats.json_body import Names
 from app.formats.paths import MODEL, RESOURCE_ID
 
 MAX_MODEL_CHARACTERS = 256
@@ -111,7 +112,9 @@ def secret_state_hint(content: str) -> str:
     return f"enc:{hashlib.sha256(content.encode(errors='replace')).hexdigest()[:32]}"
 
 
-def hints_of(match: Match, headers: Mapping[str, str], json: Json | None, body: bytes) -> list[SessionHint]:
+def hints_of(
+    match: Match, headers: Mapping[str, str], json: Json | None, body: bytes, names: Names
+) -> list[SessionHint]:
     """Return what the request says about earlier ones, state that only one key can read first."""
     found: list[SessionHint] = []
     if "id" in match.endpoint.pattern.groupindex:
@@ -120,18 +123,18 @@ def hints_of(match: Match, headers: Mapping[str, str], json: Json | None, body: 
         if identifier:
             found.append(SessionHint(resource_hint(identifier), bound=True))
     if json is not None:
-        _add_hints(found, json, body)
+        _add_hints(found, json, body, names)
     if not _NAMES_OF_SESSIONS.isdisjoint(headers):
         named = (headers.get(name) for name in _SESSION_HEADERS)
         found += [SessionHint(f"session:{value}", bound=False) for value in named if value]
     return found
 
 
-def _add_hints(found: list[SessionHint], json: Json, body: bytes) -> None:
+def _add_hints(found: list[SessionHint], json: Json, body: bytes, names: Names) -> None:
     if not _NAMES_OF_REFERENCES.isdisjoint(json):
         for name in _REFERENCES:
             found += [SessionHint(resource_hint(each), bound=True) for each in _identifiers(json.get(name))]
-    if json_body.holds_name(body, b"file_id", b"container"):
+    if names.hold(b'"file_id"', b'"container"'):
         for each in list(dict.fromkeys(_FILE_REFERENCE.findall(body)))[:_MAX_FILE_HINTS]:
             found.append(SessionHint(resource_hint(each.decode()), bound=True))
     cache_key = json.get("prompt_cache_key")
@@ -237,13 +240,14 @@ class OpenAiFormat(Format):
         """Raise BadRequest or InvalidMessages for a body that can't be a request of this format."""
 
     @abstractmethod
-    def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
+    def state_hints(self, json: Json, names: Names) -> Iterable[SessionHint]:
         """Hints of the state inside the body that only one key can read."""
 
     def read(self, match: Match, headers: Mapping[str, str], query: str, body: bytes) -> Call:  # noqa: ARG002
         if match.endpoint.operation not in PARSED:
             return self._read_other(match, headers, body)
-        json = json_body.parse_object(body)
+        names = Names(body)
+        json = json_body.parse_object(body, names=names)
         self.check_request(match, json)
         # A stored prompt, referred to by an object, brings its own model.
         needs_model = match.endpoint.operation is not Operation.COUNT and not isinstance(json.get("prompt"), dict)
@@ -251,7 +255,7 @@ class OpenAiFormat(Format):
         stream = json.get("stream")
         if stream is not None and not isinstance(stream, bool):
             raise BadRequest("`stream` must be true, false or null.", param="stream")
-        hints = tuple(self.state_hints(json, body)) + tuple(hints_of(match, headers, json, body))
+        hints = tuple(self.state_hints(json, names)) + tuple(hints_of(match, headers, json, body, names))
         stream = bool(stream) and match.endpoint.stream is None
         return Call(match, body, json, model, stream, hints)
 
@@ -267,7 +271,7 @@ class OpenAiFormat(Format):
             model = self._model_of(json, required=False) or model
         elif content_type.startswith("multipart/form-data"):
             model = _form_model(body) or model
-        return Call(match, body, json, model, False, tuple(hints_of(match, headers, json, body)))
+        return Call(match, body, json, model, False, tuple(hints_of(match, headers, json, body, Names(body))))
 
     def _model_of(self, json: Json, *, required: bool) -> str | None:
         model = json.get("model")

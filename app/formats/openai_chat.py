@@ -15,6 +15,7 @@ from typing import Any
 from app.errors import BadRequest, InvalidMessages
 from app.formats import json_body, openai, openai_chat_assembly, sse
 from app.formats.base import Call, Edits, Endpoint, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
+from app.formats.json_body import Names
 from app.formats.openai import OpenAiFormat, endpoint
 from app.formats.openai_chat_assembly import index_of, objects
 
@@ -103,8 +104,8 @@ class OpenAiChat(OpenAiFormat):
             if not isinstance(message, dict) or not isinstance(message.get("role"), str):
                 raise InvalidMessages("Each of `messages` must be an object with a role.", param="messages")
 
-    def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
-        if not json_body.holds_name(body, b"thought_signature"):
+    def state_hints(self, json: Json, names: Names) -> Iterable[SessionHint]:
+        if not names.hold(b'"thought_signature"'):
             return ()
         for call in _tool_calls(json.get("messages")):
             if signature := _signature(call):

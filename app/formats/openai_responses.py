@@ -14,6 +14,7 @@ from typing import Any
 from app.errors import MiddlewareError
 from app.formats import json_body, openai, sse
 from app.formats.base import Call, Edits, Endpoint, Json, Mark, Match, Operation, SessionHint, StreamWatcher, Usage
+from app.formats.json_body import Names
 from app.formats.openai import OpenAiFormat, endpoint
 from app.formats.openai_responses_items import FRAME, frames_output, holds_output, item_events, type_of
 
@@ -60,8 +61,8 @@ class OpenAiResponses(OpenAiFormat):
     def check_request(self, match: Match, json: Json) -> None:
         """Nothing beyond JSON and the model: `input`, `prompt` and `previous_response_id` can replace each other."""
 
-    def state_hints(self, json: Json, body: bytes) -> Iterable[SessionHint]:
-        if not json_body.holds_name(body, b"encrypted_content"):
+    def state_hints(self, json: Json, names: Names) -> Iterable[SessionHint]:
+        if not names.hold(b'"encrypted_content"'):
             return
         for hint in _reasoning_hints(json.get("input")):
             yield SessionHint(hint, bound=True)

@@ -126,21 +126,23 @@ class Connection(Answering):
         """A request begins, or goes on to: the shortcut takes it, gathers it, or leaves it to the parser."""
         self._waits = False
         gathering, self._gathering = self._gathering, None
+        more = b""
         if gathering is not None:
-            data = gathering.end(data)
-        size = self._express.take(self, data) if self._express is not None else 0
-        if size > len(data) and self._express is not None:
-            self._gathering = self._express.gather(data, size, gathering)
+            data, more = gathering.end(), data
+        came = len(data) + len(more)
+        size = self._express.take(self, data, more) if self._express is not None else 0
+        if size > came and self._express is not None:
+            self._gathering = self._express.gather(data + more, size, gathering)
         if self._gathering is not None:
             self._alarm.move(self._gathering.until)
-        elif size != len(data):
-            self._take(data)
+        elif size != came:
+            self._take(data + more)
 
     def _stop_gathering(self) -> None:
         """Have the parser go on with what there is of a request."""
         gathering, self._gathering = self._gathering, None
         if gathering is not None:
-            self._take(gathering.end(b""))
+            self._take(gathering.end())
 
     def _take(self, data: bytes) -> None:
         if self._fault is None:

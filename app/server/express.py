@@ -87,11 +87,11 @@ class Express:
         self._sweeper = Alarm(loop, self._sweep)
         self._sweeping = False
 
-    def take(self, connection: Connection, data: bytes) -> int:
+    def take(self, connection: Connection, data: bytes, more: bytes) -> int:
         """
-        Serve the request that `data` begins with, on a connection that waits for one: 0 = not here, else how many
-        bytes of request were understood; more than `data` has means that the body is not complete, and nothing was
-        done.
+        Serve the request that `data` begins with, on a connection that waits for one; what follows it is `more`.
+        0 = not here, else how many bytes of request were understood; more than came means that the body is not
+        complete, and nothing was done.
         """
         end = data.find(b"\r\n\r\n")
         if end < 0 or not self._is_open():
@@ -108,9 +108,10 @@ class Express:
             if known is None:
                 return 0
         size = end + 4 + length
-        if length > known.max_bytes or len(data) > size:
+        came = len(data) + len(more)
+        if length > known.max_bytes or came > size:
             return 0
-        if len(data) == size and not self._ride(connection, known, data[end + 4 :], now):
+        if came == size and not self._ride(connection, known, _tail(data, end + 4, more), now):
             return 0
         return size
 
@@ -223,3 +224,8 @@ class Express:
             ride.hand_over()
         for lingering in list(self.lingering.values()):
             lingering.end()
+
+
+def _tail(data: bytes, start: int, more: bytes) -> bytes:
+    """What follows `start`, copied once."""
+    return b"".join((memoryview(data)[start:], more)) if more else data[start:]

@@ -25,10 +25,10 @@ class Gathering:
         self.until = until
         total.gathered_bytes += size
 
-    def end(self, data: bytes) -> bytes:
-        """All that there is, `data` being the last of it."""
+    def end(self) -> bytes:
+        """What there is; it is no longer gathered."""
         self._total.gathered_bytes -= self._size
-        return self._data + data
+        return self._data
 
 
 def parse_head(head: bytes) -> Request | None:

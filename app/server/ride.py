@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from app.server.express import Express
 
 READ_BYTES = 65536
+#: A body that is sent as it is, not joined with its head.
+LARGE_BYTES = 16 * 1024
 #: How often long waits are looked for.
 SWEEP_S = 0.25
 
@@ -50,6 +52,7 @@ class Ride(Sender):
         "request_id",
         "route",
         "unsent",
+        "unsent_body",
         "upstream",
         "wall",
     )
@@ -71,6 +74,7 @@ class Ride(Sender):
         self.upstream: UpstreamConnection | None = None
         self.admitted: bool | None = None
         self.unsent = b""
+        self.unsent_body = b""  # apart where it is large, so that it need not be copied
         self.data = b""
 
     # -- the way there --------------------------------------------------------------------------------
@@ -95,7 +99,10 @@ class Ride(Sender):
             self.hand_over()
             return
         body = call.body if key.edits is None else self.known.format.edit(call, key.edits)
-        self.unsent = b"%b%d\r\n\r\n%b" % (key.head, len(body), body)
+        if len(body) < LARGE_BYTES or upstream.is_tls:
+            self.unsent = b"%b%d\r\n\r\n%b" % (key.head, len(body), body)
+        else:
+            self.unsent, self.unsent_body = b"%b%d\r\n\r\n" % (key.head, len(body)), body
         self.upstream = upstream
         express.under_way(self)
         express.loop.holding.append(self)
@@ -117,16 +124,18 @@ class Ride(Sender):
 
     def send_held(self) -> None:
         """The request goes out."""
-        upstream, request = self.upstream, self.unsent
+        upstream, request, body = self.upstream, self.unsent, self.unsent_body
         if upstream is None or not request:
             return
+        size = len(request) + len(body)
         try:
-            sent = upstream.socket.send(request)
+            sent = upstream.socket.sendmsg((request, body)) if body else upstream.socket.send(request)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             sent = 0
         except OSError:
-            sent = len(request)  # the end of the connection shows when it is read
-        self.unsent = request[sent:]
+            sent = size  # the end of the connection shows when it is read
+        self.unsent = b"" if sent == size else (request + body)[sent:]
+        self.unsent_body = b""
         if self.unsent:
             self.hand_over()
 
@@ -265,7 +274,7 @@ class Ride(Sender):
         express.over(self)
         handed = Handed(express.edge.gateway, self.lease, self.admitted)
         gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
-        begun = Begun(upstream, self.unsent, self.data, error) if upstream is not None else None
+        begun = Begun(upstream, self.unsent + self.unsent_body, self.data, error) if upstream is not None else None
         relay = express.make_relay(connection, Exchange(gateway, self.known.head, now=self.began, wall=self.wall))
         if upstream is not None:
             express.loop.rebind(upstream.descriptor, _nobody)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest, InvalidJson
 from app.formats import json_body
-from app.formats.json_body import FEW_BYTES, holds_name, parse_object, short_quoted
+from app.formats.json_body import FEW_BYTES, Names, parse_object, short_quoted
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -208,9 +208,11 @@ def test_what_is_not_json_is_not_written():
 @pytest.mark.parametrize("around", [b'{"a": 1, %b: 2}', b'"%b"', b'%b,"model"', b'\\"%b\\"', b'"a"%b"b"'])
 def test_a_name_in_quotation_marks_is_found_in_small_and_large_bodies(around: bytes, padding: bytes) -> None:
     for body in (padding + around % b'"model"', around % b'"model"' + padding, padding + around % b'"model"' + padding):
-        assert holds_name(body, b"other", b"model")
-        assert holds_name(body, b"model2") is (b'"model2"' in body)
-        assert holds_name(body.replace(b"model", b"mode"), b"model") is False
+        names = Names(body)
+        assert names.hold(b'"other"', b'"model"')
+        assert names.hold(b'"model2"') is (b'"model2"' in body)
+        assert names.repeat((b'"other"', b'"model"')) is (body.count(b'"model"') > 1)
+        assert Names(body.replace(b"model", b"mode")).hold(b'"model"') is False
 
 
 @given(st.lists(st.sampled_from([b'"', b"model", b"x" * 40, b":", b",", b"\\", b" " * 3000]), max_size=40))
