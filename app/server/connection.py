@@ -126,9 +126,7 @@ class Connection(Answering):
         """A request begins, or goes on to: the shortcut takes it, gathers it, or leaves it to the parser."""
         self._waits = False
         gathering, self._gathering = self._gathering, None
-        more = b""
-        if gathering is not None:
-            data, more = gathering.end(), data
+        data, more = (gathering.end(), data) if gathering is not None else (data, b"")
         came = len(data) + len(more)
         size = self._express.take(self, data, more) if self._express is not None else 0
         if size > came and self._express is not None:

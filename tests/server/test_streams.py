@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,15 +254,20 @@ def test_what_a_connection_leaves_needs_no_collector(
     until(lambda: not server._worker._connections)
     gc.collect()
     gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         for _ in range(30):
             call()
         until(lambda: not server._worker._connections)
         server.settle()
-        left = gc.collect()
+        gc.collect()
+        left = Counter(kind for found in gc.garbage if (kind := type(found)).__module__.startswith(("app.", "http")))
     finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
-    assert left < 30
+    # The last connection may still be on its way out of a frame.
+    assert max(left.values(), default=0) <= 1, left
 
 
 # -- silence -----------------------------------------------------------------------------------------------
