@@ -229,7 +229,9 @@ def soak(folder: Path, seconds: float, *, driver: str = "loop", seed: int = 1) -
             "POOL_BRAKE_THRESHOLD": "0",
         }
         with Server(folder, environ=environ) as server:
-            assert server.post("/middleware/api/settings", {"log_level": "WARNING"}).status == 200
+            # Every row has to be there at the end, however many there are.
+            settings = {"log_level": "WARNING", "request_retention_rows": 100_000_000}
+            assert server.post("/middleware/api/settings", settings).status == 200
             tally = Tally()
             load(server, tally, WARM_UP_S, seed)
             quiet(server, upstream)

@@ -42,6 +42,11 @@ class Splitter:
         """Whether the last event was complete and nothing has come since."""
         return not self._buffer and not self._inside
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much there is of an event that is not complete."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events that are complete now."""
         source: bytes | bytearray = data

@@ -174,7 +174,7 @@ class Exchange:
         self._outlet.resume(head.status, attempts)
         self._book.resume(self._visitor, flow)
         self._deadlines.heard(flow.heard_at)
-        self._deadlines.spoke(flow.heard_at)
+        self._deadlines.spoke(flow.spoke_at)
         if flow.part:
             self._progress(incoming.feed(flow.part))
 

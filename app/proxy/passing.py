@@ -43,7 +43,6 @@ class Passing:
     __slots__ = (
         "_format",
         "_held",
-        "_pending",
         "_splitter",
         "_terminator",
         "committed",
@@ -69,7 +68,6 @@ class Passing:
         self.strip_usage = strip_usage
         self._held = b""
         self._splitter: Splitter | None = None  # from the first chunk on that is not one whole event
-        self._pending = 0
 
     def feed(self, came: bytes) -> bytes:
         """The chunks that go to the caller now that these bytes have come."""
@@ -151,8 +149,7 @@ class Passing:
             if self.odd:
                 self.part += b"".join(events[number + 1 :])
                 break
-        self._pending = 0 if splitter.is_empty else self._pending + len(body)
-        self.odd = self.odd or self._pending > MAX_WAITING_BYTES
+        self.odd = self.odd or splitter.waiting_bytes > MAX_WAITING_BYTES
         return body if whole and kept == body else kept
 
     def _look_at_rest(self) -> None:
@@ -211,6 +208,7 @@ class Flow:
     began_at       -- when the request was sent
     first_at       -- when the caller got its first byte
     heard_at       -- when the last bytes came
+    spoke_at       -- when the caller got its last bytes
     request_bytes  -- of the caller's body
     part           -- of the answer's body, not passed on
     """
@@ -225,6 +223,7 @@ class Flow:
     began_at: float
     first_at: float
     heard_at: float
+    spoke_at: float
     request_bytes: int
     response_bytes: int
     part: bytes

@@ -16,7 +16,7 @@ from app.proxy.events import ClientHead
 from app.server.answering import Answering
 from app.server.body_wait import BodyWait
 from app.server.express import Express
-from app.server.framing import Framing
+from app.server.framing import CONTINUE, Framing
 from app.server.gathering import Gathering
 from app.server.handler import Handler
 from app.server.loop import GONE, NEVER, READ, WRITE, Loop
@@ -35,8 +35,6 @@ IDLE_TIMEOUT_S = 75.0
 LINGER_S = 2.0
 #: What a client may go on sending after its last answer; it can't read that answer while a reset is on its way.
 LINGER_BYTES = 16 * 1024 * 1024
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(Answering):
@@ -85,14 +83,14 @@ class Connection(Answering):
     @property
     def idle(self) -> bool:
         """It waits for a request or for the rest of its head: closing it loses nothing that was asked for."""
-        return self._handler is None and not self._unsent and not self._parser.requests and self._gathering is None
+        return self._handler is None and not (self._unsent or self._held or self._parser.requests or self._gathering)
 
     # -- the socket ---------------------------------------------------------------------------------
 
     def _ready(self, event: int) -> None:
         if event & WRITE:
             self._flush()
-        elif event & (BROKEN | GONE):
+        if event & (BROKEN | GONE):
             self._end_ride()
         if event & READ and not self._dead:
             self._read()
@@ -123,18 +121,15 @@ class Connection(Answering):
                 self._leave()
 
     def _begin(self, data: bytes) -> None:
-        """A request begins, or goes on to: the shortcut takes it, gathers it, or leaves it to the parser."""
+        """A request begins, or goes on to: for the shortcut, or for the parser where the answer before it is unread."""
         self._waits = False
         gathering, self._gathering = self._gathering, None
-        data, more = (gathering.end(), data) if gathering is not None else (data, b"")
-        came = len(data) + len(more)
-        size = self._express.take(self, data, more) if self._express is not None else 0
-        if size > came and self._express is not None:
-            self._gathering = self._express.gather(data + more, size, gathering)
+        if self._express is not None and (gathering is not None or not self._unsent):
+            self._gathering, data = self._express.board(self, data, gathering)
         if self._gathering is not None:
             self._alarm.move(self._gathering.until)
-        elif size != came:
-            self._take(data + more)
+        elif data:
+            self._take(data)
 
     def _stop_gathering(self) -> None:
         """Have the parser go on with what there is of a request."""
@@ -156,6 +151,7 @@ class Connection(Answering):
         The client sends no more, and may still read: what it asked for is answered (RFC 9112, 9.6). It is gone where it
         waits for nothing, and where the body that we wait for can't become whole.
         """
+        self.send_held()
         self._stop_gathering()
         self._end_ride()
         self._half_closed = True
@@ -246,7 +242,8 @@ class Connection(Answering):
         self._keep = not self.stopping
         self._body_wait = self._framing = self._head_until = None
         self._body_given = False
-        self._alarm.move(None)
+        if not self._unsent:
+            self._alarm.move(None)
 
     def flows(self) -> None:
         """The head of a chunked answer went out already, and chunks of it."""
@@ -421,12 +418,15 @@ class Connection(Answering):
     def drain(self) -> None:
         """The server's grace is over."""
         self.stopping = True
+        self.send_held()
         self._stop_gathering()
         self._end_ride()
         self._waits = self._keep = False
         if self._handler is not None:
             self._handler.drain()
-        elif not self._unsent:
+        elif self._unsent:
+            self._end()
+        else:
             self.close()
 
     def close(self) -> None:

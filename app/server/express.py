@@ -26,6 +26,7 @@ from app.server.relay import GoOn
 from app.server.requests import Request
 from app.server.ride import SWEEP_S, Ride
 from app.server.stream_ride import Lingering, StreamRide
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.server.connection import Connection
@@ -86,6 +87,16 @@ class Express:
         self._open = True
         self._sweeper = Alarm(loop, self._sweep)
         self._sweeping = False
+
+    def board(self, connection: Connection, data: bytes, gathering: Gathering | None) -> tuple[Gathering | None, bytes]:
+        """What is gathered of the request that these bytes begin or go on with, or else the bytes for the parser."""
+        data, more = (gathering.end(), data) if gathering is not None else (data, b"")
+        came = len(data) + len(more)
+        size = self.take(connection, data, more)
+        if size == came:
+            return None, b""
+        data += more
+        return (self.gather(data, size, gathering), data) if size > came else (None, data)
 
     def take(self, connection: Connection, data: bytes, more: bytes) -> int:
         """
@@ -200,23 +211,26 @@ class Express:
 
     def _sweep(self) -> None:
         """Requests that have waited nearly as long as any deadline allows go on as exchanges, which keep them."""
-        settings = self.edge.gateway.settings()
-        beat_s = settings.heartbeat_interval or settings.streaming_timeout
+        try:
+            self._look_for_waits(self.edge.gateway.settings(), self.monotonic())
+        finally:
+            self._sweeping = bool(self.rides or self.streams or self.lingering)
+            if self._sweeping:
+                self._sweeper.move(time.monotonic() + SWEEP_S)
+
+    def _look_for_waits(self, settings: Settings, now: float) -> None:
+        silence_s = settings.streaming_timeout
+        beat_s = settings.heartbeat_interval or silence_s
         patience_s = min(settings.read_timeout, settings.request_timeout, beat_s) - 2 * SWEEP_S
-        now = self.monotonic()
         for ride in list(self.rides):
             if now - ride.began < patience_s:
                 break
             ride.hand_over()
-        silence_s = min(settings.streaming_timeout, beat_s)
-        for stream in [stream for stream in self.streams if stream.is_overdue(now, silence_s)]:
+        for stream in [stream for stream in self.streams if stream.is_overdue(now, silence_s, beat_s)]:
             stream.hand_over()
         for lingering in list(self.lingering.values()):
             if now >= lingering.until:
                 lingering.end()
-        self._sweeping = bool(self.rides or self.streams or self.lingering)
-        if self._sweeping:
-            self._sweeper.move(time.monotonic() + SWEEP_S)
 
     def close(self) -> None:
         """From now on everything is an exchange, also what is under way."""

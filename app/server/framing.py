@@ -13,6 +13,7 @@ from app.proxy.events import ClientHead, Headers
 from app.proxy.headers import header_lines
 from app.server.requests import Request
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _BODILESS = frozenset({204, 304})
 

@@ -152,6 +152,8 @@ class LoopRelay:
         if self._paused is not paused:
             self._paused = paused
             self._watch()
+            if self._link is not None and self._link.has_buffered:  # no poll shows what TLS holds already
+                self._loop.call_soon(lambda: self._ready(0))
 
     # -- the core -----------------------------------------------------------------------------------
 

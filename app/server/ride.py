@@ -8,6 +8,7 @@ end of the server.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import replace
 from socket import socket
@@ -27,6 +28,8 @@ from app.server.loop import READ, Sender
 if TYPE_CHECKING:
     from app.server.connection import Connection
     from app.server.express import Express
+
+log = logging.getLogger(__name__)
 
 READ_BYTES = 65536
 #: A body that is sent as it is, not joined with its head.
@@ -143,9 +146,16 @@ class Ride(Sender):
 
     def ready(self, _event: int) -> None:
         """The upstream has something to read."""
-        data = self.receive()
-        if not data:
-            return
+        try:
+            data = self.receive()
+            if data:
+                self.come(data)
+        except Exception:  # noqa: BLE001 - the top level: a defect of ours becomes an error, or a visible cut
+            log.exception("a request failed inside the middleware")
+            self.fail()
+
+    def come(self, data: bytes) -> None:
+        """This much more of the answer is there."""
         data = self.data = self.data + data if self.data else data
         try:
             answer = self.express.memory.answers.read(data)
@@ -263,6 +273,16 @@ class Ride(Sender):
     def refuse(self, error: MiddlewareError) -> None:
         """Nothing that its connection could meet: the request is complete."""
 
+    def fail(self) -> None:
+        """A defect of ours. Where nothing is decided yet, an exchange may still do it right, or say what happened."""
+        connection = self.connection
+        if connection is not None and self.upstream is None:
+            self.connection = None
+            self.express.over(self)
+            connection.abort()
+        else:
+            self.hand_over()
+
     # -- everything else ----------------------------------------------------------------------------------
 
     def hand_over(self, error: OSError | None = None) -> None:
@@ -293,6 +313,6 @@ def _decrypted(sock: socket) -> bytes:
     while isinstance(sock, ssl.SSLSocket) and sock.pending():
         try:
             data += sock.recv(READ_BYTES)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except OSError:  # nothing more yet, or an error that the next read meets again
             break
     return data

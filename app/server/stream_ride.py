@@ -13,10 +13,11 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from app.errors import MiddlewareError
 from app.formats.base import Call
 from app.proxy import deadlines
 from app.proxy.answers import CHUNKED, Unusual
-from app.proxy.events import Send
+from app.proxy.events import Command, Send
 from app.proxy.exchange import Exchange
 from app.proxy.link import Begun
 from app.proxy.passing import LAST_CHUNK, MAX_WAITING_BYTES, Flow, Passing
@@ -35,9 +36,24 @@ _STREAM_LINES = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 
 
 class StreamRide(Ride):
-    """`heard_at`: when the upstream last sent something, in monotonic seconds."""
+    """
+    In monotonic seconds:
 
-    __slots__ = ("answer_head", "first_at", "heard_at", "is_behind", "lines", "named", "passing")
+    heard_at  -- when the upstream last sent something
+    spoke_at  -- when the caller last got something
+    """
+
+    __slots__ = (
+        "answer_head",
+        "first_at",
+        "heard_at",
+        "is_behind",
+        "is_defective",
+        "lines",
+        "named",
+        "passing",
+        "spoke_at",
+    )
 
     def __init__(
         self, express: Express, connection: Connection, known: KnownHead, route: KnownRoute, call: Call, began: float
@@ -47,15 +63,13 @@ class StreamRide(Ride):
         self.answer_head = b""
         self.lines = b""
         self.named = False
-        self.first_at = self.heard_at = began
+        self.first_at = self.heard_at = self.spoke_at = began
         self.is_behind = False  # the caller, with reading
+        self.is_defective = False  # what came was lost by a defect of ours
 
     # -- the way back ---------------------------------------------------------------------------------
 
-    def ready(self, _event: int) -> None:
-        data = self.receive()
-        if not data:
-            return
+    def come(self, data: bytes) -> None:
         passing, connection = self.passing, self.connection
         if passing is None:
             self._answered(data)
@@ -66,6 +80,7 @@ class StreamRide(Ride):
             self.heard_at = self.express.monotonic()
             events = passing.feed(data)
             if events:
+                self.spoke_at = self.heard_at
                 connection.chunks(events)
             if passing.complete:
                 self._complete(passing)
@@ -101,7 +116,7 @@ class StreamRide(Ride):
         if key is None or lease is None or connection is None:
             raise RuntimeError("a stream begins that was never asked for")
         express, call = self.express, self.call
-        now = self.first_at = self.heard_at = express.monotonic()
+        now = self.first_at = self.heard_at = self.spoke_at = express.monotonic()
         express.keys.succeeded(lease, now)
         express.flows(self)
         # Of what was asked nothing is needed any more.
@@ -138,12 +153,13 @@ class StreamRide(Ride):
         self.end(passing.watcher.state.resource_ids, now)
         self.book(key, usage, self.first_at, now, passing.size)
 
-    def is_overdue(self, now: float, silence_s: float) -> bool:
+    def is_overdue(self, now: float, silence_s: float, beat_s: float) -> bool:
         """Whether it is silent for nearly as long as it may be, which is another time once it has told its end."""
         if self.is_behind:  # what waits unread at the upstream's side is no silence
             return False
         finished = self.passing is not None and self.passing.watcher.state.finished
-        return now - self.heard_at >= (deadlines.FINISHED_SILENCE_S if finished else silence_s) - 2 * SWEEP_S
+        patience_s = deadlines.FINISHED_SILENCE_S if finished else silence_s
+        return now + 2 * SWEEP_S >= min(self.heard_at + patience_s, self.spoke_at + beat_s)
 
     # -- for the connection ---------------------------------------------------------------------------
 
@@ -178,12 +194,17 @@ class StreamRide(Ride):
             began_at=self.began,
             first_at=self.first_at,
             heard_at=self.heard_at,
+            spoke_at=self.spoke_at,
             request_bytes=self.request_bytes,
             response_bytes=passing.size,
-            part=passing.part,
+            part=b"" if self.is_defective else passing.part,
         )
         visitor = replace(self.known.visitor, request_id=self.request_id)
         exchange = Exchange(gateway, self.known.head, now=self.began, wall=self.wall, visitor=visitor)
+
+        def defect(now: float) -> list[Command]:
+            return exchange.refuse(MiddlewareError(), now) if self.is_defective else []
+
         relay = express.make_relay(connection, exchange)
         connection.hand_over(relay, known_request(self.known, b""))
         connection.flows()
@@ -192,8 +213,12 @@ class StreamRide(Ride):
             Send(upstream.origin, "POST", "/", [], b"", connect_timeout_s=0.0, attempt=1),
             Begun(upstream, received=passing.rest, error=error),
             self.answer_head,
-            lambda head, now: exchange.resume(flow, head, now),
+            lambda head, now: exchange.resume(flow, head, now) + defect(now),
         )
+
+    def fail(self) -> None:
+        self.is_defective = True
+        super().fail()
 
 
 class Lingering:

@@ -164,6 +164,17 @@ def test_an_event_that_is_too_long_to_wait_is_left_to_the_exchange(chunked: bool
     assert len(passing.part) + len(passing.rest) > MAX_WAITING_BYTES
 
 
+def test_chunks_that_never_end_with_an_event_pass_however_many_there_are() -> None:
+    passing = Passing(call_of(CHAT.dialect), rename=None, strip_usage=False)
+    event = canned.data_event({"choices": [{"index": 0, "delta": {"content": "x" * 300}, "finish_reason": None}]})
+    body = b"".join(CHAT.prologue + CHAT.content) + event * (3 * MAX_WAITING_BYTES // len(event))
+    out = b"".join(passing.feed(framed([part])) for part in sliced(body, 1000))
+    assert not passing.odd
+    passed_on = unchunk(out)[0]
+    assert body.startswith(passed_on)
+    assert len(body) - len(passed_on) < len(event)
+
+
 def test_usage_that_was_our_wish_and_foreign_names_of_models_do_not_reach_the_caller() -> None:
     body, complete, _ = passed(CHAT, [framed(CHAT.events) + LAST_CHUNK], rename="mine", strip_usage=True)
     assert complete
