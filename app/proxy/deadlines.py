@@ -81,6 +81,10 @@ class Deadlines:
         """The caller got a byte."""
         self._spoke_at = now
 
+    def resume(self, heard_at: float, spoke_at: float) -> None:
+        """An answer that began elsewhere goes on."""
+        self._heard_at, self._spoke_at = heard_at, spoke_at
+
     def linger(self, now: float) -> None:
         self._lingers_until = now + LINGER_S
 

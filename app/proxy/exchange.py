@@ -173,10 +173,10 @@ class Exchange:
         incoming.resume(flow, self._gateway.cleaner.data)
         self._outlet.resume(head.status, attempts)
         self._book.resume(self._visitor, flow)
-        self._deadlines.heard(flow.heard_at)
-        self._deadlines.spoke(flow.spoke_at)
-        if flow.part:
-            self._progress(incoming.feed(flow.part))
+        self._deadlines.resume(flow.heard_at, flow.spoke_at)
+        if flow.is_defective:
+            raise MiddlewareError
+        self._progress(incoming.feed(flow.part))
 
     # -- attempts ---------------------------------------------------------------------------------
 

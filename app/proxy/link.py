@@ -34,13 +34,13 @@ class Begun:
 
     unsent    -- what the connection has not taken of the request yet
     received  -- what has come of the answer
-    error     -- what came after that when the connection was read
+    is_reset  -- that was followed by a reset
     """
 
     connection: Connection
     unsent: bytes = b""
     received: bytes = b""
-    error: OSError | None = None
+    is_reset: bool = False
 
 
 class Link:
@@ -155,12 +155,12 @@ class Link:
             return error.events, self._failed("protocol" if data else "incomplete", str(error))
 
     def _take_begun(self, begun: Begun) -> bytes:
-        """What had come when this link took over: first the bytes, then the error, then nothing yet."""
+        """What had come when this link took over: first the bytes, then the reset, then nothing yet."""
         if begun.received:
-            self._begun = None if begun.error is None else replace(begun, received=b"")
+            self._begun = replace(begun, received=b"") if begun.is_reset else None
             return begun.received
         self._begun = None
-        raise begun.error or BlockingIOError
+        raise ConnectionResetError if begun.is_reset else BlockingIOError
 
     def _write(self) -> None:
         """Write as much of the request as the socket takes. A broken pipe shows when the answer is read."""

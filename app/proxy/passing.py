@@ -211,6 +211,7 @@ class Flow:
     spoke_at       -- when the caller got its last bytes
     request_bytes  -- of the caller's body
     part           -- of the answer's body, not passed on
+    is_defective   -- something was lost by a defect of ours: the stream can't go on
     """
 
     call: Call
@@ -227,3 +228,4 @@ class Flow:
     request_bytes: int
     response_bytes: int
     part: bytes
+    is_defective: bool

@@ -36,6 +36,8 @@ def parse_head(head: bytes) -> Request | None:
     parser = RequestParser()
     try:
         parser.feed(head)
+        return parser.requests.popleft() if len(parser.requests) == 1 else None
     except BadRequestBytes:
         return None
-    return parser.requests[0] if len(parser.requests) == 1 else None
+    finally:
+        parser.drop()

@@ -173,8 +173,8 @@ class Ride(Sender):
             data = upstream.socket.recv(READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return b""
-        except OSError as error:
-            self.hand_over(error=error)
+        except OSError:
+            self.hand_over(is_reset=True)
             return b""
         if not data:
             self.hand_over()  # the exchange reads the same end
@@ -285,7 +285,7 @@ class Ride(Sender):
 
     # -- everything else ----------------------------------------------------------------------------------
 
-    def hand_over(self, error: OSError | None = None) -> None:
+    def hand_over(self, is_reset: bool = False) -> None:
         """From here on an exchange serves the request, with what there is."""
         express, connection, upstream = self.express, self.connection, self.upstream
         if connection is None:
@@ -294,7 +294,7 @@ class Ride(Sender):
         express.over(self)
         handed = Handed(express.edge.gateway, self.lease, self.admitted)
         gateway = replace(express.edge.gateway, keys=handed.keys, limits=handed.limits, new_id=lambda: self.request_id)
-        begun = Begun(upstream, self.unsent + self.unsent_body, self.data, error) if upstream is not None else None
+        begun = Begun(upstream, self.unsent + self.unsent_body, self.data, is_reset) if upstream is not None else None
         relay = express.make_relay(connection, Exchange(gateway, self.known.head, now=self.began, wall=self.wall))
         if upstream is not None:
             express.loop.rebind(upstream.descriptor, _nobody)

@@ -13,11 +13,10 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app.errors import MiddlewareError
 from app.formats.base import Call
 from app.proxy import deadlines
 from app.proxy.answers import CHUNKED, Unusual
-from app.proxy.events import Command, Send
+from app.proxy.events import Send
 from app.proxy.exchange import Exchange
 from app.proxy.link import Begun
 from app.proxy.passing import LAST_CHUNK, MAX_WAITING_BYTES, Flow, Passing
@@ -172,10 +171,10 @@ class StreamRide(Ride):
 
     # -- everything else ------------------------------------------------------------------------------
 
-    def hand_over(self, error: OSError | None = None) -> None:
+    def hand_over(self, is_reset: bool = False) -> None:
         passing, lease, upstream, connection = self.passing, self.lease, self.upstream, self.connection
         if passing is None or not passing.committed or lease is None:
-            super().hand_over(error)
+            super().hand_over(is_reset)
             return
         if connection is None or upstream is None:
             return
@@ -197,23 +196,20 @@ class StreamRide(Ride):
             spoke_at=self.spoke_at,
             request_bytes=self.request_bytes,
             response_bytes=passing.size,
-            part=b"" if self.is_defective else passing.part,
+            part=passing.part,
+            is_defective=self.is_defective,
         )
         visitor = replace(self.known.visitor, request_id=self.request_id)
         exchange = Exchange(gateway, self.known.head, now=self.began, wall=self.wall, visitor=visitor)
-
-        def defect(now: float) -> list[Command]:
-            return exchange.refuse(MiddlewareError(), now) if self.is_defective else []
-
         relay = express.make_relay(connection, exchange)
         connection.hand_over(relay, known_request(self.known, b""))
         connection.flows()
         relay.pause(self.is_behind)
         relay.take_over(
             Send(upstream.origin, "POST", "/", [], b"", connect_timeout_s=0.0, attempt=1),
-            Begun(upstream, received=passing.rest, error=error),
+            Begun(upstream, received=passing.rest, is_reset=is_reset),
             self.answer_head,
-            lambda head, now: exchange.resume(flow, head, now) + defect(now),
+            lambda head, now: exchange.resume(flow, head, now),
         )
 
     def fail(self) -> None:

@@ -35,8 +35,8 @@ def test_what_had_come_is_read_first_and_then_the_socket(pair: tuple[socket.sock
     assert [link.read(64), link.read(64), link.read(64)] == [b"before", b"after", None]
 
 
-def test_an_error_that_had_come_follows_what_came_before_it(pair: tuple[socket.socket, Connection]) -> None:
-    link = link_of(Begun(pair[1], received=b"before", error=ConnectionResetError()))
+def test_a_reset_that_had_come_follows_what_came_before_it(pair: tuple[socket.socket, Connection]) -> None:
+    link = link_of(Begun(pair[1], received=b"before", is_reset=True))
     assert link.read(64) == b"before"
     with pytest.raises(ConnectionResetError):
         link.read(64)

@@ -104,7 +104,9 @@ def test_a_stream_passes_without_an_exchange_and_is_booked(
     gateway: Gateway, provider: FakeProvider, resumed: list[Exchange]
 ) -> None:
     provider.default(stream(CHAT.events))
-    assert [ask(gateway) for _ in range(3)] == [(CHAT.body, True)] * 3
+    for _ in range(3):
+        assert ask(gateway) == (CHAT.body, True)
+        until(lambda: not shortcut_of(gateway).lingering)
     rows = gateway.records()
     assert [(row["status"], row["outcome"], row["stream"], row["output_tokens"]) for row in rows] == [
         (200, "success", 1, 5)
@@ -235,19 +237,27 @@ def test_a_caller_who_sends_ahead_while_a_stream_flows_gets_both_answers(
 
 @pytest.mark.parametrize("learning", [True, False], ids=["on the shortcut", "by an exchange"])
 @pytest.mark.parametrize("streamed", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize("handed_over", [True, False], ids=["handed over", "not handed over"])
 def test_what_a_connection_leaves_needs_no_collector(
-    gateway: Gateway, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, learning: bool, streamed: bool
+    gateway: Gateway,
+    provider: FakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    learning: bool,
+    streamed: bool,
+    handed_over: bool,
 ) -> None:
     """Circles of objects that have grown old would stay for hours."""
     monkeypatch.setattr(Memory, "is_worth_learning", lambda *_: learning)
-    provider.default(stream(CHAT.events) if streamed else json_reply(canned.chat()))
+    cut = stream([*CHAT.prologue, *CHAT.content], end="reset") if streamed else json_reply({"error": {}}, 400)
+    good = stream(CHAT.events) if streamed else json_reply(canned.chat())
+    provider.default(cut if handed_over else good)
     body = ASK if streamed else canned.CHAT_REQUEST
 
     def call() -> None:
         with gateway.raw() as client:
             client.post(PATH, body)
             client.head()
-            client.until(canned.DONE if streamed else b"}")
+            client.until(b"upstream_cut" if handed_over and streamed else canned.DONE if streamed else b"}")
 
     server: Any = gateway._server
     call()
