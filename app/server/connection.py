@@ -239,6 +239,7 @@ class Connection(Answering):
     def hand_over(self, handler: Handler, request: Request) -> None:
         """`handler` serves `request`, which is complete, instead; `start_handler` follows."""
         self._handler, self._request = handler, request
+        handler.pause(self._paused)
         self._keep = not self.stopping
         self._body_wait = self._framing = self._head_until = None
         self._body_given = False

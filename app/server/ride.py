@@ -224,8 +224,13 @@ class Ride(Sender):
         if lease is not None and (resource_ids or self.call.hints):
             for hint in [*[hint.key for hint in self.call.hints], *resource_ids]:
                 express.keys.remember(lease.provider, hint, lease.key_id, now)
+        self.leave()
+
+    def leave(self) -> None:
+        """Another request may run in its place."""
         if self.admitted:
-            express.edge.gateway.limits.leave()
+            self.admitted = None
+            self.express.edge.gateway.limits.leave()
 
     def book(self, key: KnownKey, usage: Usage, first_at: float, now: float, response_bytes: int) -> None:
         express = self.express
@@ -279,6 +284,7 @@ class Ride(Sender):
         if connection is not None and self.upstream is None:
             self.connection = None
             self.express.over(self)
+            self.leave()
             connection.abort()
         else:
             self.hand_over()

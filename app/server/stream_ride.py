@@ -172,6 +172,7 @@ class StreamRide(Ride):
     # -- everything else ------------------------------------------------------------------------------
 
     def hand_over(self, is_reset: bool = False) -> None:
+        self.pause(False)  # who goes on is told by the connection
         passing, lease, upstream, connection = self.passing, self.lease, self.upstream, self.connection
         if passing is None or not passing.committed or lease is None:
             super().hand_over(is_reset)
@@ -204,7 +205,6 @@ class StreamRide(Ride):
         relay = express.make_relay(connection, exchange)
         connection.hand_over(relay, known_request(self.known, b""))
         connection.flows()
-        relay.pause(self.is_behind)
         relay.take_over(
             Send(upstream.origin, "POST", "/", [], b"", connect_timeout_s=0.0, attempt=1),
             Begun(upstream, received=passing.rest, is_reset=is_reset),

@@ -170,6 +170,41 @@ def test_an_answer_that_goes_out_is_not_cut_by_what_closes_idle_connections(
     assert json.loads(slow.exactly(int(headers["content-length"]))) == LARGE
 
 
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_a_stream_that_began_in_the_turn_of_a_large_answer_waits_until_that_is_read(
+    gateway: Gateway, provider: FakeProvider, slow: RawClient, monkeypatch: pytest.MonkeyPatch, handed_over: bool
+) -> None:
+    """The answer is held when the stream is asked for, and fills the socket only at the end of the turn."""
+    data = json.dumps(ASK).encode()
+    ahead = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    original = Connection.arrived
+    asked = threading.Event()
+
+    def arrived(connection: Connection, answer: bytes) -> None:
+        original(connection, answer)
+        if len(answer) > HIGH_WATER_BYTES:
+            connection._begin(ahead)
+            asked.set()
+
+    monkeypatch.setattr(Connection, "arrived", arrived)
+    go_on = threading.Event()
+    provider.answers(json_reply(LARGE), pieces(wait_for(go_on)).then(stream(CHAT.events)))
+    slow.post(PATH, canned.CHAT_REQUEST)
+    assert asked.wait(10)
+    until(lambda: unsent_bytes(gateway) > HIGH_WATER_BYTES)
+    shortcut = shortcut_of(gateway)
+    assert shortcut.rides
+    if handed_over:
+        for flowing in list(shortcut.rides):
+            shortcut.loop.call_soon(flowing.hand_over)
+        until(lambda: not shortcut.rides)
+    go_on.set()
+    _, headers = slow.head()
+    slow.exactly(int(headers["content-length"]))
+    slow.head()
+    assert slow.rest() == (CHAT.body, True)
+
+
 def _read_to_the_end(client: RawClient) -> bytes:
     parts = []
     while part := client.socket.recv(65536):
