@@ -79,6 +79,9 @@ class _ThreadServer:
     def settle(self) -> None:
         """Nothing to wait for: a request is recorded before its last byte goes out."""
 
+    def quiet(self) -> None:
+        """Nothing to wait for: all that runs is counted."""
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -182,6 +185,11 @@ class Gateway:
         page = self.services.usage_queries.list_requests(RequestFilter(limit=500))
         # Successes and the rest reach the table by two ways.
         return sorted(page["requests"], key=lambda row: (row["started_at"], row["id"]))
+
+    def quiet(self) -> None:
+        """Wait until nothing runs any more, so that upstream connections are back in the pool or closed."""
+        assert self.lifecycle.wait_idle(5)
+        self._server.quiet()
 
     # -- requests ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from typing import Any
 
 from gunicorn.config import Config
@@ -71,6 +72,13 @@ class LoopServer:
             self._worker._loop.call_soon(self._worker._booking.flush)
             self._worker._loop.call_soon(through.set)
             assert through.wait(STOP_S), "the loop is stuck"
+
+    def quiet(self) -> None:
+        """Wait until nothing is on the shortcut, nor an upstream whose framing has not ended."""
+        shortcut, until = self._worker._express, time.monotonic() + STOP_S
+        while shortcut.rides or shortcut.streams or shortcut.lingering:
+            assert time.monotonic() < until, "something stays on the shortcut"
+            threading.Event().wait(0.005)
 
     def stop(self) -> None:
         self._worker._loop.call_soon(self._worker._end_loop)

@@ -185,7 +185,7 @@ class Site:
 
     def quiet(self) -> None:
         """Wait until nothing runs any more, so that upstream connections are back in the pool or closed."""
-        assert self.gateway.lifecycle.wait_idle(5)
+        self.gateway.quiet()
 
     def states(self) -> list[str]:
         return [str(self.gateway.key(key)["status"]) for key in self.keys]
