@@ -168,9 +168,7 @@ class StreamReader(Reader):
         self.committed = self.begun = True
 
     def _take(self, event: bytes, progress: Progress) -> None:
-        self._place(event, self._watcher.watch(event), progress)
-
-    def _place(self, event: bytes, mark: Mark, progress: Progress) -> None:
+        mark = self._watcher.watch(event)
         if mark is Mark.ERROR:
             self._error(event, progress)
             return

@@ -45,7 +45,7 @@ class IdleConnections:
             return connection
         # All others are older still.
         for expired in (connection, *kept):
-            self._drop(expired)
+            self.drop(expired)
         kept.clear()
         return None
 
@@ -64,7 +64,7 @@ class IdleConnections:
         # What ends it must be seen before a request that comes at the same time could take it.
         self._loop.first.add(connection.descriptor)
         if not limits.pooling or len(kept) > limits.max_idle_per_origin:
-            self._drop(kept.pop(0))
+            self.drop(kept.pop(0))
         if not self._sweeping:
             self._sweeping = True
             self._sweeper.move(now + SWEEP_S)
@@ -84,7 +84,7 @@ class IdleConnections:
     def close(self) -> None:
         for kept in self._idle.values():
             for connection in kept:
-                self._drop(connection)
+                self.drop(connection)
         self._idle.clear()
         self._sweeper.move(None)
 
@@ -92,16 +92,17 @@ class IdleConnections:
         while self._idle and len(self._idle) >= max_origins:
             oldest = next((found for found, kept in self._idle.items() if not kept), next(iter(self._idle)))
             for dropped in self._idle.pop(oldest):
-                self._drop(dropped)
+                self.drop(dropped)
         return self._idle.setdefault(origin, [])
 
     def _ended(self, connection: Connection) -> None:
         kept = self._idle.get(connection.origin)
         if kept and connection in kept:
             kept.remove(connection)
-            self._drop(connection)
+            self.drop(connection)
 
-    def _drop(self, connection: Connection) -> None:
+    def drop(self, connection: Connection) -> None:
+        """Close a connection that is registered."""
         self._loop.unregister(connection.descriptor)
         connection.close()
 
@@ -109,7 +110,7 @@ class IdleConnections:
         limits, now = self._limits(), time.monotonic()
         for kept in self._idle.values():
             while kept and now - kept[0].idle_since > limits.idle_s:
-                self._drop(kept.pop(0))
+                self.drop(kept.pop(0))
         self._sweeping = any(self._idle.values())
         if self._sweeping:
             self._sweeper.move(now + SWEEP_S)

@@ -72,7 +72,7 @@ class LoopWorker(Worker):
         self._booking = self._edge.booking
         flushing = Flushing(self._loop, self._booking)
         self._booking.noticed = flushing.booked_elsewhere
-        ways = (self._known_head, self._resumable)
+        ways = (self._known_head, self._run)
         self._express = Express(self._loop, self._edge, self._idle, flushing.booked, *ways)
         sockets: list[Any] = self.sockets
         self._listeners: list[socket.socket] = [listener.sock for listener in sockets]
@@ -163,7 +163,7 @@ class LoopWorker(Worker):
     def _relay(self, connection: Connection, request: Request) -> LoopRelay:
         head, clock = self._head(request, connection.peer), self._edge.clock
         exchange = open_exchange(self._edge.gateway, head, now=clock.monotonic(), wall=clock.wall())
-        return self._run(exchange, connection)
+        return self._run(connection, exchange)
 
     def _head(self, request: Request, peer: str) -> RequestHead:
         """As the core takes it. A header with an underscore could pass for another one at a WSGI server."""
@@ -177,11 +177,7 @@ class LoopWorker(Worker):
         path = request.target.partition("?")[0]
         return self._head(request, peer) if self._is_relayed(path) else None
 
-    def _resumable(self, connection: Connection, exchange: Exchange) -> LoopRelay:
-        """For a request that came by the shortcut."""
-        return self._run(exchange, connection)
-
-    def _run(self, exchange: Exchange | ListExchange, connection: Connection) -> LoopRelay:
+    def _run(self, connection: Connection, exchange: Exchange | ListExchange) -> LoopRelay:
         edge, lifecycle = self._edge, self._lifecycle
         in_flight = edge.metrics.begin()
         lifecycle.enter()

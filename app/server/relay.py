@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from app.edge import Edge, describe
@@ -130,7 +131,7 @@ class LoopRelay:
         self._watch()
         for answered in link.digest(head)[0]:
             if isinstance(answered, UpstreamHead):
-                self._run(go_on(answered, self._edge.clock.monotonic()))
+                self._drive(partial(go_on, answered))
         self._ready(0)
 
     def body(self, data: bytes) -> None:

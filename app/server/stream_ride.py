@@ -146,8 +146,7 @@ class StreamRide(Ride):
         elif LAST_CHUNK.startswith(passing.rest):
             express.lingers(upstream, passing.rest, now)
         else:
-            express.loop.unregister(upstream.descriptor)
-            upstream.close()
+            express.idle.drop(upstream)
         connection.arrived(passing.tail + LAST_CHUNK)
         self.end(passing.watcher.state.resource_ids, now)
         self.book(key, usage, self.first_at, now, passing.size)
@@ -246,5 +245,4 @@ class Lingering:
     def end(self) -> None:
         """It is not worth keeping."""
         del self._express.lingering[self._upstream.descriptor]
-        self._express.loop.unregister(self._upstream.descriptor)
-        self._upstream.close()
+        self._express.idle.drop(self._upstream)

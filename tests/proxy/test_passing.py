@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.proxy.passing import LAST_CHUNK, MAX_WAITING_BYTES, Passing
 from app.proxy.readers import Ending, Progress, StreamReader
 from tests import canned
-from tests.fake_behaviors import sliced
+from tests.fake_behaviors import chunk, sliced
 from tests.gateway import unchunk
 from tests.proxy.stream_cases import CASES, SSE_CASES, StreamCase
 from tests.proxy.test_readers import call_of, run
@@ -21,7 +21,7 @@ COMMENT = b": the provider is busy\n\n"
 
 
 def framed(chunks: Sequence[bytes]) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk)
+    return b"".join(chunk(data) for data in chunks if data)
 
 
 def passed(case: StreamCase, wire: Sequence[bytes], **how: object) -> tuple[bytes, bool, Passing]:

@@ -23,6 +23,7 @@ from tests.fake_behaviors import Behavior, chunk, delay, head, silence
 from tests.fake_provider import FakeProvider, json_reply, pieces, stream, wait_for
 from tests.gateway import Gateway, RawClient
 from tests.proxy.stream_cases import CASES, HEARTBEAT, see
+from tests.server.in_process import read_all
 from tests.server.test_streams import ASK, PATH, begun, gateway, provider, shortcut_of, until
 
 __all__ = ["gateway", "provider"]  # fixtures
@@ -145,7 +146,7 @@ def test_a_client_that_stops_sending_in_the_turn_of_its_answer_gets_all_of_it(
     slow.socket.shutdown(socket.SHUT_WR)
     threading.Event().wait(0.2)  # both are there when the loop goes on
     released.set()
-    assert _read_to_the_end(slow).endswith(data)
+    assert read_all(slow.socket).endswith(data)
 
 
 @pytest.mark.parametrize("what", ["drop_idle", "drain"])
@@ -203,13 +204,6 @@ def test_a_stream_that_began_in_the_turn_of_a_large_answer_waits_until_that_is_r
     slow.exactly(int(headers["content-length"]))
     slow.head()
     assert slow.rest() == (CHAT.body, True)
-
-
-def _read_to_the_end(client: RawClient) -> bytes:
-    parts = []
-    while part := client.socket.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
 
 
 # -- events in pieces --------------------------------------------------------------------------------------
@@ -317,7 +311,7 @@ def test_a_defect_while_an_answer_arrives_breaks_the_connection(
     provider.answers(json_reply(canned.chat()))
     with gateway.raw() as client:
         client.post(PATH, canned.CHAT_REQUEST)
-        assert _read_to_the_end(client) == b""
+        assert read_all(client.socket) == b""
     assert len(provider.received) == 1
 
 

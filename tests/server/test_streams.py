@@ -18,7 +18,7 @@ from app.proxy.shortcut import Memory
 from app.server import express, ride, stream_ride
 from app.server.express import Express
 from tests import canned
-from tests.fake_behaviors import Behavior, Piece, head
+from tests.fake_behaviors import Behavior, Piece, chunk, head
 from tests.fake_provider import FakeProvider, json_reply, pieces, stream, wait_for
 from tests.gateway import Gateway, RawClient
 from tests.proxy.stream_cases import CASES, HEARTBEAT, see
@@ -78,7 +78,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def ended(*last: Piece) -> Behavior:
     """A good stream whose body ends with these."""
-    chunks = [b"%x\r\n%b\r\n" % (len(event), event) for event in CHAT.events]
+    chunks = [chunk(event) for event in CHAT.events]
     start = head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
     return pieces(start, *chunks, *last)
 
@@ -161,11 +161,11 @@ def test_an_exchange_can_go_on_anywhere_in_a_stream(gateway: Gateway, provider: 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_an_exchange_can_go_on_inside_a_chunk(gateway: Gateway, provider: FakeProvider, cut: int) -> None:
     go_on = threading.Event()
-    chunk = b"%x\r\n%b\r\n" % (len(CHAT.content[1]), CHAT.content[1])
-    rest = [b"%x\r\n%b\r\n" % (len(event), event) for event in (*CHAT.content[2:], *CHAT.tail)]
+    split = chunk(CHAT.content[1])
+    rest = [chunk(event) for event in (*CHAT.content[2:], *CHAT.tail)]
     start = head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
-    before = [b"%x\r\n%b\r\n" % (len(event), event) for event in (*CHAT.prologue, CHAT.content[0])]
-    provider.answers(pieces(start, *before, chunk[:cut], wait_for(go_on), chunk[cut:], *rest, b"0\r\n\r\n"))
+    before = [chunk(event) for event in (*CHAT.prologue, CHAT.content[0])]
+    provider.answers(pieces(start, *before, split[:cut], wait_for(go_on), split[cut:], *rest, b"0\r\n\r\n"))
     with begun(gateway) as client:
         shortcut = shortcut_of(gateway)
         (flowing,) = shortcut.streams
@@ -379,9 +379,9 @@ def test_what_follows_the_end_closes_the_connection(
     if late:
         provider.answers(ended(wait_for(go_on), last), stream(CHAT.events))
     else:
-        events = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in CHAT.events[1:])
+        events = b"".join(chunk(event) for event in CHAT.events[1:])
         start = head(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
-        first = b"%x\r\n%b\r\n" % (len(CHAT.events[0]), CHAT.events[0])
+        first = chunk(CHAT.events[0])
         provider.answers(pieces(start + first + events + last), stream(CHAT.events))
     assert ask(gateway) == (CHAT.body, True)
     go_on.set()
