@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any, Final, cast
 
 from .errors import BadRequest
@@ -20,6 +21,7 @@ from .errors import BadRequest
 Value = bool | int | float | str
 
 MAX_TEXT_CHARS: Final = 2000
+MAX_FAULTS_TOLD: Final = 20
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})(e[+-]?[0-9]{1,3})?", re.ASCII)
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
@@ -293,16 +295,56 @@ SETTINGS: Final[tuple[Setting, ...]] = tuple(
 BY_NAME: Final[Mapping[str, Setting]] = {row.name: row for row in SETTINGS}
 
 
+def known(name: str) -> Setting:
+    """The row of the setting `name`. Raises BadRequest where there is none."""
+    row = BY_NAME.get(name) if isinstance(name, str) else None
+    if row is None:
+        raise BadRequest(f"There is no setting named {_shown(name)}.", code="unknown_setting", param=str(name)[:64])
+    return row
+
+
 def parse(name: str, raw: object) -> Value:
     """Return the value of the setting `name`, typed, from JSON or from text.
 
     Text is accepted for every kind ("7", "false", "off"), so that forms, the environment and the database need no
     code of their own. Raises BadRequest for an unknown name, a wrong type and a value out of range.
     """
-    row = BY_NAME.get(name) if isinstance(name, str) else None
-    if row is None:
-        raise BadRequest(f"There is no setting named {_shown(name)}.", code="unknown_setting", param=str(name)[:64])
+    row = known(name)
     return _PARSERS[row.kind](row, raw)
+
+
+class InvalidSettings(BadRequest):
+    """One or several settings can't be what they were asked to be. `faults` has a sentence for each of their names."""
+
+    code = "invalid_setting"
+
+    def __init__(self, faults: Mapping[str, BadRequest]) -> None:
+        first = next(iter(faults.values()))
+        told = "; ".join(fault.message for fault in islice(faults.values(), MAX_FAULTS_TOLD))
+        super().__init__(told, code=first.code, param=first.param)
+        self.faults = {name: fault.message for name, fault in faults.items()}
+
+
+def parse_all(values: Mapping[str, object], *checks: Callable[[str, Value], None]) -> dict[str, Value]:
+    """Return all of `values`, typed as by `parse`.
+
+    checks -- called with each name and its typed value; raise BadRequest for what the table cannot know
+
+    Raises InvalidSettings that names every fault, not only the first.
+    """
+    parsed: dict[str, Value] = {}
+    faults: dict[str, BadRequest] = {}
+    for name, raw in values.items():
+        try:
+            value = parse(name, raw)
+            for check in checks:
+                check(name, value)
+            parsed[name] = value
+        except BadRequest as fault:
+            faults[str(name)[:64]] = fault
+    if faults:
+        raise InvalidSettings(faults)
+    return parsed
 
 
 def to_text(value: Value) -> str:

@@ -10,19 +10,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import sqlalchemy as sa
 
 from . import settings
-from .errors import BadRequest
+from .errors import BadRequest, Conflict
 from .settings import Settings, Value
 from .storage.database import Connection, Database
 from .storage.revision import bump
 from .storage.schema import settings as table
 
 _logger = logging.getLogger(__name__)
+
+
+class SettingsChanged(Conflict):
+    """Somebody else changed some of these settings meanwhile. `now` has the values that are in force."""
+
+    def __init__(self, now: Mapping[str, Value]) -> None:
+        names = ", ".join(now)
+        super().__init__(f"Changed by somebody else meanwhile: {names}. Nothing was saved.", param=next(iter(now)))
+        self.now = dict(now)
 
 
 class LiveSettings:
@@ -37,33 +46,62 @@ class LiveSettings:
         self._database = database
         self._wall = wall
         self._base = Settings(**_parsed(overrides))
+        self._overridden = frozenset(overrides)
+        self._saved: frozenset[str] = frozenset()
         self._subscribers: tuple[Callable[[Settings], object], ...] = ()
         self._lock = threading.Lock()
         self._reported: set[tuple[str, str]] = set()
         self.current = self._base
         self.refresh()
 
-    def update(self, values: Mapping[str, object]) -> Settings:
+    def update(
+        self,
+        values: Mapping[str, object],
+        *,
+        expected: Mapping[str, Value] | None = None,
+        checks: Iterable[Callable[[str, Value], None]] = (),
+    ) -> Settings:
         """Store and use all of `values`, or none. Returns the settings after it.
 
-        Raises BadRequest for an unknown name, a wrong type or a value out of range.
+        expected -- what the one who changes them last saw; when something else is in force by now, nothing is changed
+        checks   -- further checks of each typed value, see `settings.parse_all`
+
+        Raises InvalidSettings for unknown names, wrong types and values out of range, SettingsChanged.
         """
         if not isinstance(values, Mapping):
             raise BadRequest("Send an object of setting names and values.", code="invalid_setting")
-        parsed = {name: settings.to_text(settings.parse(name, value)) for name, value in values.items()}
+        parsed = settings.parse_all(values, *checks)
         if parsed:
             with self._lock, self._database.transaction() as connection:
-                for name, text in parsed.items():
-                    self._store(connection, name, text)
+                self._compare(connection, expected or {})
+                for name, value in parsed.items():
+                    self._store(connection, name, settings.to_text(value))
                 bump(connection)
         return self.refresh()
 
-    def reset(self) -> Settings:
-        """Forget all stored values: the environment and the defaults count again. Returns the settings after it."""
+    def reset(self, names: Iterable[str] | None = None) -> Settings:
+        """Forget the stored values of these settings, or of all: the environment and the defaults count again.
+
+        Returns the settings after it. Raises BadRequest for an unknown name, and then forgets nothing.
+        """
+        forget = sa.delete(table)
+        if names is not None:
+            wanted = [settings.known(name).name for name in names]
+            forget = forget.where(table.c.key.in_(wanted))
         with self._lock, self._database.transaction() as connection:
-            connection.execute(sa.delete(table))
+            connection.execute(forget)
             bump(connection)
         return self.refresh()
+
+    def source(self, name: str) -> str:
+        """Where the value in force comes from: `saved` here, the `environment`, or the `default`."""
+        if name in self._saved:
+            return "saved"
+        return "environment" if name in self._overridden else "default"
+
+    def unsaved(self, name: str) -> Value:
+        """The value that counts while none is stored: that of the environment, else the default."""
+        return cast(Value, getattr(self._base, name))
 
     def refresh(self) -> Settings:
         """Read the stored values again, and tell the subscribers when something changed."""
@@ -71,6 +109,7 @@ class LiveSettings:
             with self._database.read() as connection:
                 stored = connection.execute(sa.select(table.c.key, table.c.value)).all()
             found = self._valid({str(row.key): str(row.value) for row in stored})
+            self._saved = frozenset(found)
             before = self.current
             self.current = after = Settings(**{**_values(self._base), **found})
             subscribers = self._subscribers
@@ -83,6 +122,15 @@ class LiveSettings:
         """Have `callback` called with the new settings after each change, on the thread that noticed it."""
         with self._lock:
             self._subscribers = (*self._subscribers, callback)
+
+    def _compare(self, connection: Connection, expected: Mapping[str, Value]) -> None:
+        """Inside the writing transaction, so that nobody else can write between the look and the change."""
+        rows = connection.execute(sa.select(table.c.key, table.c.value).where(table.c.key.in_(list(expected)))).all()
+        stored = self._valid({str(row.key): str(row.value) for row in rows})
+        now = {name: stored.get(name, self.unsaved(name)) for name in expected}
+        changed = {name: value for name, value in now.items() if value != expected[name]}
+        if changed:
+            raise SettingsChanged(changed)
 
     def _store(self, connection: Connection, name: str, text: str) -> None:
         now = self._wall()

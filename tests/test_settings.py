@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from app.errors import BadRequest
-from app.settings import BY_NAME, SETTINGS, Settings, parse, to_text
-from app.settings_store import LiveSettings
+from app.settings import BY_NAME, SETTINGS, InvalidSettings, Settings, parse, to_text
+from app.settings_store import LiveSettings, SettingsChanged
 from app.storage import revision
 from app.storage.database import Database
 from app.storage.schema import settings as table
@@ -206,6 +206,47 @@ def test_a_reset_removes_what_was_stored(database):
     assert live.reset() == LiveSettings(database, {"max_retries": "9"}).current
     assert live.current.max_retries == 9
     assert live.current.enable_cors is False
+
+
+def test_a_reset_of_some_leaves_the_others(database):
+    live = LiveSettings(database, {})
+    live.update({"max_retries": 5, "enable_cors": True})
+
+    live.reset(["max_retries"])
+    assert (live.current.max_retries, live.current.enable_cors) == (7, True)
+
+    with pytest.raises(BadRequest):
+        live.reset(["enable_cors", "nope"])
+    assert live.current.enable_cors is True
+
+
+def test_each_setting_tells_where_its_value_comes_from(database):
+    live = LiveSettings(database, {"max_retries": "9", "retry_total": "4"})
+    live.update({"retry_total": 5})
+
+    sources = [live.source(name) for name in ("retry_total", "max_retries", "connect_timeout")]
+    assert sources == ["saved", "environment", "default"]
+    assert [live.unsaved(name) for name in ("retry_total", "max_retries", "connect_timeout")] == [4, 9, 10]
+
+
+def test_a_change_of_what_somebody_else_changed_meanwhile_is_refused_and_told(database):
+    here, there = LiveSettings(database, {}), LiveSettings(database, {})
+    there.update({"max_retries": 5, "retry_total": 8})
+
+    with pytest.raises(SettingsChanged) as caught:
+        here.update({"max_retries": 9, "connect_timeout": 20}, expected={"max_retries": 7, "connect_timeout": 10})
+    assert (caught.value.status, caught.value.now) == (409, {"max_retries": 5})
+    here.refresh()
+    assert (here.current.max_retries, here.current.connect_timeout) == (5, 10)
+
+    here.update({"connect_timeout": 20}, expected={"connect_timeout": 10})
+    assert (here.current.connect_timeout, here.current.retry_total) == (20, 8)
+
+
+def test_every_fault_is_told_not_only_the_first(database):
+    with pytest.raises(InvalidSettings) as caught:
+        LiveSettings(database, {}).update({"max_retries": 0, "nope": 1, "retry_total": 5, "enable_cors": "maybe"})
+    assert list(caught.value.faults) == ["max_retries", "nope", "enable_cors"]
 
 
 def test_a_change_is_used_whole_or_not_at_all(database):

@@ -123,6 +123,9 @@ def test_settings_describe_themselves(client: FlaskClient) -> None:
     assert row["help"]
     assert rows["failover_strategy"]["choices"] == ["round_robin", "least_used", "random", "priority"]
     assert rows["request_timeout"]["unit"] == "seconds"
+    client.post(f"{API}/settings", json={"max_retries": 3})
+    rows = {row["key"]: row for row in client.get(f"{API}/settings?describe=true").get_json()}
+    assert (rows["max_retries"]["source"], rows["connect_timeout"]["source"]) == ("saved", "default")
     assert client.get(f"{API}/settings?describe=maybe").status_code == 400
 
 
@@ -153,6 +156,15 @@ def test_settings_change_all_or_none(middleware: Middleware, body: dict[str, Any
     assert middleware.services.live_settings.current.max_retries == 7
 
 
+def test_every_fault_of_a_change_is_told_at_once(client: FlaskClient) -> None:
+    wrong = {"max_retries": 99, "model_provider": "nosuch", "nonsense": 1, "enable_cors": True}
+    answer = client.post(f"{API}/settings", json=wrong).get_json()
+    assert set(answer["faults"]) == {"max_retries", "model_provider", "nonsense"}
+    assert answer["faults"]["max_retries"] == "max_retries must be between 1 and 20"
+    assert (answer["code"], answer["param"]) == ("invalid_setting", "max_retries")
+    assert all(fault in answer["error"] for fault in answer["faults"].values())
+
+
 def test_one_setting_by_name(client: FlaskClient) -> None:
     assert client.get(f"{API}/settings/max_retries").get_json() == {"key": "max_retries", "value": 7}
     answer = client.get(f"{API}/settings/nonsense")
@@ -165,6 +177,21 @@ def test_a_reset_restores_every_default(client: FlaskClient) -> None:
     answer = client.post(f"{API}/settings/reset")
     assert answer.status_code == 200
     assert client.get(f"{API}/settings").get_json() == before
+
+
+def test_a_reset_of_some_settings_leaves_the_others(client: FlaskClient) -> None:
+    client.post(f"{API}/settings", json={"max_retries": 3, "retry_total": 9})
+    assert client.post(f"{API}/settings/reset", json={"names": ["max_retries"]}).status_code == 200
+    values = client.get(f"{API}/settings").get_json()
+    assert (values["max_retries"], values["retry_total"]) == (7, 9)
+
+
+@pytest.mark.parametrize("names", [["retry_total", "nonsense"], [], "retry_total", [1], [None], None])
+def test_a_reset_of_what_is_no_setting_resets_nothing(client: FlaskClient, names: Any) -> None:
+    client.post(f"{API}/settings", json={"retry_total": 9})
+    answer = client.post(f"{API}/settings/reset", json={"names": names})
+    assert answer.status_code == 400
+    assert client.get(f"{API}/settings/retry_total").get_json()["value"] == 9
 
 
 # -- client keys ---------------------------------------------------------------------------------------------

@@ -7,17 +7,19 @@ from typing import Any
 from flask import Blueprint, Response
 
 from app.admin import http
+from app.admin.actions import settings as actions
 from app.errors import BadRequest, NotFound
-from app.settings import BY_NAME, SETTINGS, Setting
+from app.settings import BY_NAME, SETTINGS, InvalidSettings, Setting
 
 bp = Blueprint("settings", __name__, url_prefix="/settings")
 
 _TRUE_FALSE = {"true": True, "false": False}
+_RESET_FIELDS: dict[str, http.Check] = {"names": http.texts(len(SETTINGS), http.text(64, min_length=1))}
 
 
 @bp.get("")
 def list_settings() -> Response:
-    """All settings as `{name: value}`; with `?describe=true` a list with default, range, unit, group and help."""
+    """All settings as `{name: value}`; with `?describe=true` a list that explains each."""
     wanted = http.parameters({"describe": http.choice(*_TRUE_FALSE)})
     if _TRUE_FALSE[wanted.get("describe", "false")]:
         return http.answer([_described(row) for row in SETTINGS])
@@ -30,8 +32,7 @@ def update_settings() -> Response:
     changes = http.read_object()
     if not changes:
         raise BadRequest("No settings were given. Send {name: value, ...}.")
-    _check_provider(changes.get("model_provider"))
-    http.services().live_settings.update(changes)
+    actions.change(http.services(), changes)
     return http.answer({"success": True, "message": "Settings updated successfully", "settings": _values()})
 
 
@@ -45,16 +46,20 @@ def get_setting(name: str) -> Response:
 
 @bp.post("/reset")
 def reset_settings() -> Response:
-    """Give every setting its default again, or the value that the environment gives it."""
-    http.fields(http.read_object(optional=True), {})
-    http.services().live_settings.reset()
-    return http.answer({"success": True, "message": "Settings reset to their defaults", "settings": _values()})
+    """Give every setting, or those in `{"names": [...]}`, its default again, or what the environment gives it."""
+    names = http.fields(http.read_object(optional=True), _RESET_FIELDS).get("names")
+    if names == []:
+        raise BadRequest("Send at least one name, or no `names` at all to reset every setting.", param="names")
+    actions.reset(http.services(), names)
+    what = "Settings" if names is None else ", ".join(dict.fromkeys(names))
+    return http.answer({"success": True, "message": f"{what} reset to their defaults", "settings": _values()})
 
 
-def _check_provider(name: object) -> None:
-    known = http.services().providers.snapshot.by_name
-    if isinstance(name, str) and name and name not in known:
-        raise BadRequest(f"model_provider must be empty or one of {', '.join(known)}.", param="model_provider")
+@bp.errorhandler(InvalidSettings)
+def _show_faults(error: InvalidSettings) -> Response:
+    """The first fault as any other error, and all of them as `faults`: `{name: sentence}`."""
+    shown = http.failure(error)
+    return http.answer({**shown.get_json(), "faults": error.faults}, shown.status_code)
 
 
 def _value(name: str) -> Any:
@@ -72,6 +77,7 @@ def _described(row: Setting) -> dict[str, Any]:
         "value": _value(row.name),
         "type": row.kind,
         "default": row.default,
+        "source": http.services().live_settings.source(row.name),
         "minimum": row.minimum,
         "maximum": row.maximum,
         "choices": list(row.choices),
