@@ -25,6 +25,7 @@ from app.keys.states import Change
 from app.lifecycle import FLUSH_S, Lifecycle
 from app.limits import RequestLimiter
 from app.price_store import PriceStore
+from app.provider_calls import ProviderCalls
 from app.provider_store import ProviderStore
 from app.providers import DEMO_NAME
 from app.proxy.adapters import ClientDoor, ModelCache, RequestIds, RequestLimits, RouteExplainer
@@ -88,6 +89,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         live_settings=live_settings,
         keys=keys,
         providers=providers,
+        provider_calls=ProviderCalls(lambda: live_settings.current, redactor.text, clock),
         clients=clients,
         prices=PriceStore(database, clock),
         usage=UsageStore(database, writer, redactor, live_settings, metrics, clock=clock),

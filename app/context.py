@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.keys.manager import KeyManager
     from app.limits import RequestLimiter
     from app.price_store import PriceStore
+    from app.provider_calls import ProviderCalls
     from app.provider_store import ProviderStore
     from app.redaction import Redactor
     from app.settings_store import LiveSettings
@@ -47,6 +48,7 @@ class Services:
     live_settings: LiveSettings
     keys: KeyManager
     providers: ProviderStore
+    provider_calls: ProviderCalls
     clients: Clients
     prices: PriceStore
     usage: UsageStore

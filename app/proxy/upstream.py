@@ -216,7 +216,7 @@ class Upstreams:
 
     def _connect(self, origin: str, timeout_s: float) -> Connection:
         url = urlsplit(origin)
-        _refuse_address(url.hostname or "")
+        refuse_address(url.hostname or "")
         proxy = _proxy_for(url)
         dialled = self._prepare(url, proxy, timeout_s)
         try:
@@ -225,7 +225,7 @@ class Upstreams:
             if sock is None:
                 raise DialFailed("refused", "no connection was made")
             if proxy is None:
-                _refuse_address(sock.getpeername()[0])
+                refuse_address(sock.getpeername()[0])
         except DialFailed:
             dialled.close()
             raise
@@ -305,7 +305,7 @@ def _proxy_login(proxy: SplitResult) -> dict[str, str]:
     return make_headers(proxy_basic_auth=f"{unquote(proxy.username)}:{unquote(proxy.password or '')}")
 
 
-def _refuse_address(host: str) -> None:
+def refuse_address(host: str) -> None:
     """Raises DialFailed for an address that is no upstream's. A name passes: what it led to is looked at later."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
