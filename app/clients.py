@@ -18,7 +18,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 
 from .clock import Clock
-from .errors import BadRequest, NotFound
+from .errors import BadRequest, NotFound, refuse_if_changed
 from .storage.database import Connection, Database
 from .storage.revision import bump
 from .storage.schema import client_grants, clients
@@ -124,10 +124,11 @@ class Clients:
 
     def get(self, client_id: int) -> Row:
         """One client key as in `list`. Raises NotFound."""
-        found = [row for row in self.list() if row["id"] == client_id]
-        if not found:
-            raise NotFound("Client key not found")
-        return found[0]
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(clients).where(clients.c.id == client_id)).mappings().first()
+            if row is None:
+                raise NotFound("Client key not found")
+            return self._shown(row, _grants(connection, client_id).get(client_id, ()))
 
     def create(
         self,
@@ -153,24 +154,28 @@ class Clients:
         self.refresh()
         return client_id, token
 
-    def update(self, client_id: int, changes: Mapping[str, Any]) -> None:
+    def update(self, client_id: int, changes: Mapping[str, Any], expected: Mapping[str, Any] | None = None) -> None:
         """
         Change some of name, active, expires_at, scopes, models. What else a row holds cannot be changed.
-        Raises BadRequest for an unknown field or a wrong value, NotFound.
+
+        expected -- values, as `get` showed them, that must still be there
+
+        Raises BadRequest for an unknown field or a wrong value, NotFound, Conflict naming what somebody else changed.
         """
         values = _checked(changes)
         if not values:
             raise BadRequest("No valid data.")
         patterns = values.pop("models", None)
         with self._database.transaction() as connection:
-            known = connection.execute(sa.select(clients.c.id).where(clients.c.id == client_id)).first()
-            if known is None:
+            bump(connection)  # first: on PostgreSQL it makes whoever else changes something wait
+            row = connection.execute(sa.select(clients).where(clients.c.id == client_id)).mappings().first()
+            if row is None:
                 raise NotFound("Client key not found")
+            refuse_if_changed(self._shown(row, _grants(connection, client_id).get(client_id, ())), expected)
             if values:
                 connection.execute(sa.update(clients).where(clients.c.id == client_id).values(**values))
             if patterns is not None:
                 _set_models(connection, client_id, patterns)
-            bump(connection)
         self.refresh()
 
     def delete(self, client_id: int) -> None:
@@ -235,14 +240,12 @@ def list_of_text(stored: str) -> list[str]:
     return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
 
 
-def _grants(connection: Connection) -> dict[int, tuple[str, ...]]:
+def _grants(connection: Connection, only: int | None = None) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
-    rows = connection.execute(
-        sa.select(client_grants.c.client_id, client_grants.c.pattern)
-        .where(client_grants.c.kind == MODEL_GRANT)
-        .order_by(client_grants.c.pattern)
-    )
-    for client_id, pattern in rows:
+    query = sa.select(client_grants.c.client_id, client_grants.c.pattern).where(client_grants.c.kind == MODEL_GRANT)
+    if only is not None:
+        query = query.where(client_grants.c.client_id == only)
+    for client_id, pattern in connection.execute(query.order_by(client_grants.c.pattern)):
         found[client_id] = (*found.get(client_id, ()), pattern)
     return found
 

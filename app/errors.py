@@ -15,6 +15,7 @@ Every error that a caller can meet. Each one knows its HTTP status, a stable cod
     ├── MethodNotAllowed                405 method_not_allowed
     ├── RequestTimeout                  408 request_timeout         the client sent its body too slowly
     ├── Conflict                        409 conflict
+    │   └── ChangedMeanwhile            409 conflict                two people changed the same thing
     ├── RequestTooLarge                 413 request_too_large
     ├── HeadersTooLarge                 431 headers_too_large
     ├── RateLimited                     429 rate_limited            a limit of ours, never a provider's
@@ -33,7 +34,7 @@ The formats render these in the caller's dialect; the admin API renders them as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 
@@ -119,6 +120,22 @@ class RequestTimeout(MiddlewareError):
 
 class Conflict(MiddlewareError):
     status, code, should_retry = 409, "conflict", False
+
+
+class ChangedMeanwhile(Conflict):
+    """Somebody else has changed some of these fields. `now` has the values that are in force."""
+
+    def __init__(self, now: Mapping[str, object]) -> None:
+        names = ", ".join(name[:80] for name in now)
+        super().__init__(f"Changed by somebody else meanwhile: {names}. Nothing was saved.", param=next(iter(now)))
+        self.now = dict(now)
+
+
+def refuse_if_changed(current: Mapping[str, object], expected: Mapping[str, object] | None) -> None:
+    """Raises ChangedMeanwhile where a present value is not the expected one; what is not there is None."""
+    now = {name: current.get(name) for name, value in (expected or {}).items() if current.get(name) != value}
+    if now:
+        raise ChangedMeanwhile(now)
 
 
 class RequestTooLarge(MiddlewareError):

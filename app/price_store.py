@@ -8,12 +8,17 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 
 from app.clock import Clock
-from app.storage.database import Database
+from app.errors import BadRequest, refuse_if_changed
+from app.storage.database import Connection, Database
+from app.storage.revision import bump
 from app.storage.schema import model_prices
 
 _COLUMNS = ("input_per_million", "output_per_million", "cached_per_million")
 
-Prices = dict[str, dict[str, float | None]]
+MAX_PRICES = 1000
+
+Price = dict[str, float | None]
+Prices = dict[str, Price]
 
 
 class PriceStore:
@@ -26,17 +31,43 @@ class PriceStore:
     def all(self) -> Prices:
         """`{pattern: {"input_per_million", "output_per_million", "cached_per_million"}}`; the last may be None."""
         with self._database.read() as connection:
-            rows = connection.execute(select(model_prices).order_by(model_prices.c.model)).mappings()
-            return {row["model"]: {column: row[column] for column in _COLUMNS} for row in rows}
+            return _all(connection)
 
     def replace(self, prices: Mapping[str, Mapping[str, float | None]]) -> None:
         """Make `prices`, in the shape of `all`, the whole table."""
+        with self._database.transaction() as connection:
+            bump(connection)
+            connection.execute(delete(model_prices))
+            self._insert(connection, prices)
+
+    def change(self, changes: Mapping[str, Price | None], expected: Mapping[str, Price | None] | None = None) -> Prices:
+        """
+        Give the patterns in `changes` these prices, and delete those whose price is None; the others stay.
+
+        expected -- prices that the patterns must still have, None for "it has no price"
+
+        Raises Conflict naming what somebody else has changed, BadRequest where there are too many.
+        """
+        with self._database.transaction() as connection:
+            bump(connection)  # first: on PostgreSQL it makes whoever else changes something wait
+            refuse_if_changed(_all(connection), expected)
+            connection.execute(delete(model_prices).where(model_prices.c.model.in_(list(changes))))
+            self._insert(connection, {pattern: price for pattern, price in changes.items() if price is not None})
+            now = _all(connection)
+            if len(now) > MAX_PRICES:
+                raise BadRequest(f"There can be at most {MAX_PRICES} prices.", param="prices")
+            return now
+
+    def _insert(self, connection: Connection, prices: Mapping[str, Mapping[str, float | None]]) -> None:
         now = self._clock.wall()
         rows: list[dict[str, Any]] = [
             {"model": pattern, "updated_at": now} | {column: price.get(column) for column in _COLUMNS}
             for pattern, price in prices.items()
         ]
-        with self._database.transaction() as connection:
-            connection.execute(delete(model_prices))
-            if rows:
-                connection.execute(insert(model_prices), rows)
+        if rows:
+            connection.execute(insert(model_prices), rows)
+
+
+def _all(connection: Connection) -> Prices:
+    rows = connection.execute(select(model_prices).order_by(model_prices.c.model)).mappings()
+    return {row["model"]: {column: row[column] for column in _COLUMNS} for row in rows}

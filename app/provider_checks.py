@@ -35,6 +35,7 @@ _AS_A_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)(\.(0[xX][0-9a-fA-F]*|[0-9
 #: NAT64 (RFC 6052), its local form (RFC 8215), and the old IPv4-compatible addresses, of which only `::1` is in use.
 _IPV4_INSIDE = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
 MAX_ITEMS = 200
+MAX_ALIASES = 1000
 MAX_TEXT = 500
 
 _NEW: dict[str, Any] = {
@@ -74,6 +75,8 @@ def check_entry(wanted: Mapping[str, Any], *, existing: Mapping[str, Any] | None
 
 def check_aliases(wanted: Mapping[str, Any]) -> dict[str, str]:
     """Alias -> target, both checked. An alias of an alias is refused: chains are not followed."""
+    if len(wanted) > MAX_ALIASES:
+        raise BadRequest(f"There can be at most {MAX_ALIASES} aliases.", param="alias")
     for alias, target in wanted.items():
         for text in (alias, target):
             if not isinstance(text, str) or not text.strip() or len(text) > 256 or not text.isprintable():

@@ -14,14 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.config import Config
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, NotFound, refuse_if_changed
 from app.formats import BY_NAME as FORMATS
 from app.provider_checks import check_aliases, check_entry
 from app.providers import BY_NAME as KINDS
 from app.providers import DEMO, DEMO_NAME, Kind, Provider
 from app.proxy.routing import Providers
 from app.storage import schema
-from app.storage.database import Database
+from app.storage.database import Connection, Database
 from app.storage.revision import bump
 from app.vault import Vault, mask
 
@@ -53,7 +53,7 @@ class ProviderStore:
         with self._lock:
             with self._database.read() as connection:
                 rows = [dict(row) for row in connection.execute(sa.select(schema.providers)).mappings()]
-                aliases = {row.alias: row.target for row in connection.execute(sa.select(schema.model_aliases))}
+                aliases = _aliases(connection)
             entries = [entry for row in rows if (entry := self._entry(row)) is not None]
             self.snapshot = Providers.of(entries, aliases, self._demonstration())
 
@@ -69,7 +69,8 @@ class ProviderStore:
 
     def get(self, name: str) -> Row:
         """Raises NotFound."""
-        return self._shown(self._row(name))
+        with self._database.read() as connection:
+            return self._shown(self._row(name, connection))
 
     def aliases(self) -> dict[str, str]:
         return dict(self.snapshot.aliases)
@@ -92,25 +93,32 @@ class ProviderStore:
         self.refresh()
         return self.get(entry["name"])
 
-    def update(self, name: str, changes: Mapping[str, Any]) -> Row:
-        """A partial change. Header values that come back masked stay as they are. Raises BadRequest or NotFound."""
-        row = self._row(name)
-        existing = self._clear(row)
-        entry = check_entry(_unmasked(changes, existing["headers"]), existing=existing)
+    def update(self, name: str, changes: Mapping[str, Any], expected: Mapping[str, Any] | None = None) -> Row:
+        """
+        A partial change. Header values that come back masked stay as they are.
+
+        expected -- values, as `get` showed them, that must still be there
+
+        Raises BadRequest, NotFound, or Conflict naming what somebody else has changed.
+        """
         with self._database.transaction() as connection:
+            bump(connection)  # first: on PostgreSQL it makes whoever else changes something wait
+            row = self._row(name, connection)
+            existing = self._clear(row)
+            refuse_if_changed(self._shown(row), expected)
+            entry = check_entry(_unmasked(changes, existing["headers"]), existing=existing)
             connection.execute(
                 schema.providers.update()
                 .where(schema.providers.c.name == name)
                 .values(self._stored(entry) | {"updated_at": time.time()})
             )
-            bump(connection)
         self.refresh()
         return self.get(name)
 
     def delete(self, name: str) -> None:
         """Raises NotFound, or Conflict while keys belong to the entry."""
-        self._row(name)
         with self._database.transaction() as connection:
+            self._row(name, connection)
             count = connection.execute(
                 sa.select(sa.func.count()).select_from(schema.keys).where(schema.keys.c.provider == name)
             ).scalar_one()
@@ -123,15 +131,32 @@ class ProviderStore:
     def set_aliases(self, wanted: Mapping[str, Any]) -> dict[str, str]:
         """Replace all aliases. Raises BadRequest."""
         aliases = check_aliases(wanted)
-        now = time.time()
         with self._database.transaction() as connection:
             connection.execute(schema.model_aliases.delete())
-            if aliases:
-                connection.execute(
-                    schema.model_aliases.insert(),
-                    [{"alias": alias, "target": target, "created_at": now} for alias, target in aliases.items()],
-                )
+            _insert_aliases(connection, aliases)
             bump(connection)
+        self.refresh()
+        return self.aliases()
+
+    def change_aliases(
+        self, changes: Mapping[str, str | None], expected: Mapping[str, str | None] | None = None
+    ) -> dict[str, str]:
+        """
+        Give the aliases in `changes` these targets, and delete those whose target is None; the others stay.
+
+        expected -- targets that the aliases must still have, None for "there is no such alias"
+
+        Raises BadRequest, or Conflict naming what somebody else has changed.
+        """
+        with self._database.transaction() as connection:
+            bump(connection)  # first, as in `update`
+            known = _aliases(connection)
+            refuse_if_changed(known, expected)
+            merged = {alias: target for alias, target in {**known, **changes}.items() if target is not None}
+            check_aliases(merged)
+            table = schema.model_aliases
+            connection.execute(table.delete().where(table.c.alias.in_(list(changes))))
+            _insert_aliases(connection, {alias: target for alias, target in merged.items() if alias in changes})
         self.refresh()
         return self.aliases()
 
@@ -164,10 +189,9 @@ class ProviderStore:
 
     # -- between rows and entries -------------------------------------------------------------------
 
-    def _row(self, name: str) -> Row:
-        with self._database.read() as connection:
-            found = connection.execute(sa.select(schema.providers).where(schema.providers.c.name == name)).mappings()
-            row = found.first()
+    def _row(self, name: str, connection: Connection) -> Row:
+        found = connection.execute(sa.select(schema.providers).where(schema.providers.c.name == name)).mappings()
+        row = found.first()
         if row is None:
             raise NotFound(f"There is no provider named {name[:80]!r}.")
         return dict(row)
@@ -241,6 +265,18 @@ class ProviderStore:
         if origin is None:
             return None
         return Provider(DEMO_NAME, DEMO, origin, DEMO.formats, DEMO.models, demonstration=True)
+
+
+def _aliases(connection: Connection) -> dict[str, str]:
+    query = sa.select(schema.model_aliases).order_by(schema.model_aliases.c.alias)
+    return {row.alias: row.target for row in connection.execute(query)}
+
+
+def _insert_aliases(connection: Connection, aliases: Mapping[str, str]) -> None:
+    now = time.time()
+    rows = [{"alias": alias, "target": target, "created_at": now} for alias, target in aliases.items()]
+    if rows:
+        connection.execute(schema.model_aliases.insert(), rows)
 
 
 def _unmasked(changes: Mapping[str, Any], old: Mapping[str, str]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ PURE = (
     "app.keys.base",
     "app.keys.rotation",
     "app.keys.ring",
+    "app.keys.preview",
     "app.keys.states",
     "app.keys.verdicts",
     "app.keys.verdict_effects",

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from app.clients import Client, Clients
 from app.clock import Clock
-from app.errors import BadRequest, NotFound
+from app.errors import BadRequest, Conflict, NotFound
 from app.storage.database import Database
 from app.storage.schema import client_grants, clients
 from app.storage.writer import Writer
@@ -169,3 +169,16 @@ def test_the_last_use_is_written_in_batches(house):
     with house.database.read() as connection:
         assert connection.execute(sa.select(clients.c.last_used_at)).scalar_one() == house.now
     assert house.another().get(client_id)["last_used_at"] == house.now
+
+
+def test_a_change_over_somebody_elses_is_told_and_does_nothing(house: House) -> None:
+    client_id, _ = house.clients.create("One", models=["gpt-*", "claude-*"])
+    seen = house.clients.get(client_id)
+    house.clients.update(client_id, {"models": ["gpt-5"]}, {"models": seen["models"]})
+    with pytest.raises(Conflict) as told:
+        house.clients.update(client_id, {"models": ["o3"], "name": "Two"}, {"models": seen["models"], "name": "One"})
+    assert told.value.param == "models"
+    row = house.clients.get(client_id)
+    assert (row["name"], row["models"]) == ("One", ["gpt-5"])
+    house.clients.update(client_id, {"name": "Two"}, {"name": "One"})
+    assert house.clients.get(client_id)["name"] == "Two"

@@ -159,3 +159,67 @@ def test_a_stored_kind_that_is_unknown_is_left_out_of_the_snapshot(database):
 def test_a_name_that_is_the_beginning_of_a_path_is_reserved(database, name):
     with pytest.raises(BadRequest, match="reserved"):
         make(database).create({**LOCAL, "name": name})
+
+
+# -- two people at once -----------------------------------------------------------------------------------------
+
+
+def test_a_change_over_somebody_elses_is_told_and_does_nothing(database):
+    store = make(database)
+    seen = store.create(LOCAL)
+    store.update("local", {"priority": 7})
+    with pytest.raises(Conflict) as told:
+        store.update("local", {"priority": 9}, {"priority": seen["priority"]})
+    assert told.value.param == "priority"
+    assert store.get("local")["priority"] == 7
+
+
+def test_changes_of_different_fields_do_not_disturb_each_other(database):
+    store = make(database)
+    seen = store.create({**LOCAL, "headers": {"x-a": "a-secret-value-123"}})
+    store.update("local", {"priority": 7}, {"priority": seen["priority"]})
+    store.update("local", {"enabled": False}, {"enabled": seen["enabled"], "headers": seen["headers"]})
+    entry = store.get("local")
+    assert (entry["priority"], entry["enabled"], entry["headers"]) == (7, False, seen["headers"])
+
+
+def test_single_aliases_are_added_renamed_and_removed_beside_others(database):
+    store = make(database)
+    store.set_aliases({"fast": "gpt-5-mini", "big": "gpt-5"})
+    assert store.change_aliases({"new": "openai/gpt-5"}) == {
+        "big": "gpt-5",
+        "fast": "gpt-5-mini",
+        "new": "openai/gpt-5",
+    }
+    store.change_aliases({"fast": None, "quick": "gpt-5-mini"}, {"fast": "gpt-5-mini", "quick": None})
+    assert store.aliases() == {"big": "gpt-5", "new": "openai/gpt-5", "quick": "gpt-5-mini"}
+
+
+def test_an_alias_that_somebody_else_changed_is_left_alone(database):
+    store = make(database)
+    store.set_aliases({"fast": "gpt-5-mini"})
+    for changes, expected in (
+        ({"fast": None}, {"fast": "gpt-4"}),
+        ({"fast": "gpt-5"}, {"fast": None}),
+        ({"gone": "gpt-5"}, {"gone": "gpt-4"}),
+    ):
+        with pytest.raises(Conflict) as told:
+            store.change_aliases(changes, expected)
+        assert told.value.param == next(iter(changes))
+    assert store.aliases() == {"fast": "gpt-5-mini"}
+
+
+def test_a_single_alias_cannot_make_a_chain(database):
+    store = make(database)
+    store.set_aliases({"fast": "gpt-5-mini"})
+    for changes in ({"quick": "fast"}, {"gpt-5-mini": "gpt-4"}, {"": "x"}, {"a\nb": "x"}):
+        with pytest.raises(BadRequest):
+            store.change_aliases(changes)
+    assert store.aliases() == {"fast": "gpt-5-mini"}
+
+
+def test_there_is_an_end_to_aliases(database):
+    store = make(database)
+    store.set_aliases({f"alias-{number}": "gpt-5" for number in range(1000)})
+    with pytest.raises(BadRequest):
+        store.change_aliases({"one-more": "gpt-5"})

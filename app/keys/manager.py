@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..clock import Clock
@@ -24,6 +25,7 @@ from . import store
 from .base import Scope, Status
 from .fields import DEFAULT_NAME, DEFAULT_PROVIDER, DEFAULTS, FIELDS, check_status, check_value, to_columns
 from .live import LiveKeys
+from .preview import Preview, look
 from .sessions import Sessions
 from .states import KeyState, Limit
 from .store import KeyRow, StoredState
@@ -187,6 +189,13 @@ class KeyManager(LiveKeys):
             for pair in key.limits()
             if pair.scope in (Scope.KEY_MODEL, Scope.GROUP_MODEL) and pair.status is Status.RESTING
         ]
+
+    def preview(self, provider: str, model: str | None) -> Preview:
+        """What a request for this model would find at this provider entry now; `wake_at` is in Unix seconds."""
+        self.heal(self._clock.monotonic())
+        with self._lock:
+            found = look(self._rotation, provider, model, self._live_settings.current.failover_strategy)
+            return replace(found, wake_at=self._to_wall(found.wake_at))
 
     # -- changing ------------------------------------------------------------
 

@@ -181,7 +181,7 @@ class Pool:
         wake_at, probing = FOREVER, False
         for key in self.keys.values():
             limit = key.blocker(model)
-            outcome = _outcome_of(key, limit, model)
+            outcome = outcome_of(key, limit, model)
             found.add(outcome)
             if limit is not None and outcome is Outcome.RESTING:
                 wake_at = min(wake_at, limit.until)
@@ -201,7 +201,8 @@ def _is_forgotten(limit: Limit, now: float) -> bool:
     return not limit.until and limit.ended < now - PAIR_MEMORY_S
 
 
-def _outcome_of(key: KeyState, limit: Limit | None, model: str | None) -> Outcome:
+def outcome_of(key: KeyState, limit: Limit | None, model: str | None) -> Outcome:
+    """What keeps this key, whose blocker is `limit`, from serving the model; TRIED where nothing does."""
     if limit is not None and limit.until == FOREVER:
         return Outcome.DISABLED
     if not key.serves(model):

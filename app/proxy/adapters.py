@@ -17,7 +17,8 @@ from app.limits import RequestLimiter
 from app.proxy.routing import KeyCounts, Providers, Wanted, explain
 from app.settings import Settings
 
-_REFUSALS = {
+#: Why a client key is refused, by what `Clients.refusal` says.
+REFUSALS = {
     "unknown": "The API key is not a client key of this server. Ask its operator for one.",
     "inactive": "This client key is switched off. Ask the operator of this server.",
     "expired": "This client key has expired. Ask the operator of this server for a new one.",
@@ -57,7 +58,7 @@ class ClientDoor:
     def recognise(self, token: str) -> Client:
         client = self._clients.authenticate(token)
         if client is None:
-            raise Unauthorized(_REFUSALS.get(self._clients.refusal(token), _REFUSALS["unknown"]))
+            raise Unauthorized(REFUSALS.get(self._clients.refusal(token), REFUSALS["unknown"]))
         return client
 
 

@@ -37,6 +37,8 @@ CHANGES = [
     ("POST", "settings/reset"),
     ("PUT", "aliases"),
     ("PUT", "prices"),
+    ("PATCH", "aliases"),
+    ("PATCH", "prices"),
     ("POST", "login"),
     ("POST", "logout"),
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from app.admin import http
+from app.admin.actions import models as actions
 
 bp = Blueprint("aliases", __name__, url_prefix="/aliases")
 
-MAX_ALIASES = 1000
+_ALIAS = http.text(256, min_length=1)
 
 
 @bp.get("")
@@ -20,7 +21,19 @@ def list_aliases() -> Response:
 @bp.put("")
 def set_aliases() -> Response:
     """Replace all aliases by `{alias: target, ...}`."""
-    check = http.text_map(MAX_ALIASES, http.text(256, min_length=1), http.text(320, min_length=1))
+    check = http.text_map(actions.MAX_ALIASES, _ALIAS, actions.TARGET)
     aliases = check("aliases", http.read_object())
     http.services().providers.set_aliases(aliases)
     return http.answer({"success": True, "message": "Aliases saved.", "aliases": http.services().providers.aliases()})
+
+
+@bp.patch("")
+def change_aliases() -> Response:
+    """`{alias: target, ...}` for those to add or change, null for those to delete; all others stay as they are."""
+    body = http.read_object()
+    if len(body) > actions.MAX_ALIASES:
+        raise http.wrong("aliases", f"at most {actions.MAX_ALIASES} aliases")
+    target = http.optional(actions.TARGET)
+    changes = {_ALIAS("alias", alias): target(alias[:64], value) for alias, value in body.items()}
+    aliases = actions.change_aliases(http.services(), changes)
+    return http.answer({"success": True, "message": "Aliases changed.", "aliases": aliases})

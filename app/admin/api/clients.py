@@ -7,19 +7,11 @@ from typing import Any
 from flask import Blueprint, Response
 
 from app.admin import http
+from app.admin.actions import clients as actions
 from app.errors import BadRequest
 
 bp = Blueprint("clients", __name__, url_prefix="/clients")
 
-_GLOBS = http.texts(200, http.text(256, min_length=1))
-
-_FIELDS: dict[str, http.Check] = {
-    "name": http.text(200),
-    "active": http.boolean,
-    "models": _GLOBS,
-    "scopes": _GLOBS,
-    "expires_at": http.optional(http.instant),
-}
 _INSTANTS = ("expires_at", "created_at", "last_used_at")
 
 
@@ -32,10 +24,8 @@ def list_clients() -> Response:
 @bp.post("")
 def create_client() -> Response:
     """Make a client key. The answer holds the whole key as `key`: it is stored hashed and never shown again."""
-    values = http.fields(http.read_object(), _FIELDS)
-    if not values.get("name"):
-        raise BadRequest("Name required", code="missing_field", param="name")
-    client_id, key = http.services().clients.create(**values)
+    values = http.fields(http.read_object(), actions.FIELDS)
+    client_id, key = actions.create(http.services(), values)
     made = _shown(http.services().clients.get(client_id))
     return http.answer({"success": True, "message": "Client key added. Store it now.", **made, "key": key}, 201)
 
@@ -50,19 +40,17 @@ def get_client(client_id: str) -> Response:
 def update_client(client_id: str) -> Response:
     """Change the fields that are given; the next request of the client already meets them."""
     identity = _identity(client_id)
-    changes = http.fields(http.read_object(), _FIELDS)
+    changes = http.fields(http.read_object(), actions.FIELDS)
     if not changes:
         raise BadRequest("No valid data.")
-    http.services().clients.update(identity, changes)
-    return http.answer(
-        {"success": True, "message": "Client key updated.", **_shown(http.services().clients.get(identity))}
-    )
+    changed = actions.update(http.services(), identity, changes)
+    return http.answer({"success": True, "message": "Client key updated.", **_shown(changed)})
 
 
 @bp.delete("/<client_id>")
 def delete_client(client_id: str) -> Response:
     """Remove a client key: whoever holds it is refused from now on."""
-    http.services().clients.delete(_identity(client_id))
+    actions.delete(http.services(), _identity(client_id))
     return http.answer({"success": True, "message": "Client key deleted."})
 
 

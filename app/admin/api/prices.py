@@ -7,18 +7,12 @@ from typing import Any
 from flask import Blueprint, Response
 
 from app.admin import http
+from app.admin.actions import models as actions
 
 bp = Blueprint("prices", __name__, url_prefix="/prices")
 
-MAX_PRICES = 1000
-_DOLLARS = http.number(0, 1_000_000)
 _PATTERN = http.text(256, min_length=1)
 _NEEDED = ("input_per_million", "output_per_million")
-_FIELDS: dict[str, http.Check] = {
-    "input_per_million": _DOLLARS,
-    "output_per_million": _DOLLARS,
-    "cached_per_million": http.optional(_DOLLARS),
-}
 
 
 @bp.get("")
@@ -30,15 +24,27 @@ def list_prices() -> Response:
 @bp.put("")
 def set_prices() -> Response:
     """Replace all prices; `cached_per_million` may be left out."""
-    body = http.read_object()
-    if len(body) > MAX_PRICES:
-        raise http.wrong("prices", f"at most {MAX_PRICES} patterns")
-    prices = {_PATTERN("pattern", pattern): _price(pattern, price) for pattern, price in body.items()}
+    prices = {pattern: _price(pattern, price) for pattern, price in _given().items()}
     http.services().prices.replace(prices)
     return http.answer({"success": True, "message": "Prices saved.", "prices": http.services().prices.all()})
+
+
+@bp.patch("")
+def change_prices() -> Response:
+    """`{pattern: price, ...}` for those to add or change, null for those to delete; all others stay as they are."""
+    changes = {pattern: None if price is None else _price(pattern, price) for pattern, price in _given().items()}
+    prices = actions.change_prices(http.services(), changes)
+    return http.answer({"success": True, "message": "Prices changed.", "prices": prices})
+
+
+def _given() -> dict[str, Any]:
+    body = http.read_object()
+    if len(body) > actions.MAX_PRICES:
+        raise http.wrong("prices", f"at most {actions.MAX_PRICES} patterns")
+    return {_PATTERN("pattern", pattern): price for pattern, price in body.items()}
 
 
 def _price(pattern: str, price: Any) -> dict[str, Any]:
     if not isinstance(price, dict):
         raise http.wrong(pattern[:64], "an object with input_per_million and output_per_million")
-    return http.fields(price, _FIELDS, _NEEDED)
+    return http.fields(price, actions.PRICE_FIELDS, _NEEDED)
