@@ -34,6 +34,7 @@ from app.proxy.relay import Draining
 from app.proxy.upstream import PoolLimits, Upstreams
 from app.redaction import Redactor
 from app.retention import INTERVAL_S, Retention
+from app.rollup_queries import RollupQueries
 from app.settings import Settings
 from app.settings_store import LiveSettings
 from app.shared import SharedTable
@@ -94,6 +95,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         prices=PriceStore(database, clock),
         usage=UsageStore(database, writer, redactor, live_settings, metrics, clock=clock),
         usage_queries=UsageQueries(database, clock),
+        rollups=RollupQueries(database, clock),
         metrics=metrics,
         health=Health(
             database,

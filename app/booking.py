@@ -17,8 +17,9 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from app.clock import Clock
+from app.clock import HOUR_S, Clock
 from app.records import RequestRecord
+from app.rollups import Alike
 from app.settings_store import LiveSettings
 from app.shapes import MAX_REQUEST_ID_CHARS, Entry, Shape, is_plain, plain_attempt
 from app.storage.database import Database
@@ -28,7 +29,7 @@ from app.storage.writer import Writer
 from app.telemetry.access import access_log, attempt_log, log_attempt
 from app.telemetry.logs import Rendered, iso_milliseconds
 from app.telemetry.metrics import Metrics
-from app.totals import KeySums, Totals, utc_date
+from app.totals import Totals
 from app.usage import SEEN_EVERY_S, UsageStore
 
 #: How long an entry may wait for a flush.
@@ -36,7 +37,6 @@ FLUSH_EVERY_S: Final = 0.05
 #: How long each flush leaves the processor to the row writer when rows are about to be dropped; less when it is not as
 #: far behind, so that both find the pace that one core allows them.
 MOST_YIELD_S: Final = 0.02
-_DAY_S: Final = 86400
 #: Entries booked so far that wait although nobody flushes; beyond it they are flushed where they are made.
 _MOST_ENTRIES: Final = 4096
 
@@ -268,19 +268,20 @@ def _by_shape(entries: Sequence[Entry]) -> dict[Shape, _Columns]:
 def _add(totals: Totals, groups: Mapping[Shape, _Columns]) -> None:
     for shape, columns in groups.items():
         started = columns[_STARTED]
-        first, last = min(started), max(started)
-        if first // _DAY_S == last // _DAY_S:
-            _add_day(totals.successes.setdefault((shape, utc_date(first)), {}), shape, columns)
+        first, last = min(started) // HOUR_S, max(started) // HOUR_S
+        if first == last:
+            _add_hour(totals.alike(shape, int(first)), shape, columns)
             continue
-        for day in {at // _DAY_S for at in started}:
-            rows = [row for row in zip(*columns, strict=True) if row[_STARTED] // _DAY_S == day]
-            sums = totals.successes.setdefault((shape, utc_date(day * _DAY_S)), {})
-            _add_day(sums, shape, list(zip(*rows, strict=True)))
+        for hour in {at // HOUR_S for at in started}:
+            rows = [row for row in zip(*columns, strict=True) if row[_STARTED] // HOUR_S == hour]
+            _add_hour(totals.alike(shape, int(hour)), shape, list(zip(*rows, strict=True)))
 
 
-def _add_day(sums: KeySums, shape: Shape, columns: _Columns) -> None:
-    durations, firsts = columns[_DURATION], columns[_FIRST]
+def _add_hour(alike: Alike, shape: Shape, columns: _Columns) -> None:
+    sums, durations, firsts = alike.sums, columns[_DURATION], columns[_FIRST]
+    alike.durations.update(durations)
     if shape.stream:
+        alike.first_bytes.update(firsts)
         # As `latency_ms` has it: a stream has answered with its first byte.
         durations = tuple(
             whole if first is None else min(whole, first) for whole, first in zip(durations, firsts, strict=True)
@@ -297,7 +298,7 @@ def _add_day(sums: KeySums, shape: Shape, columns: _Columns) -> None:
                 all_out + tokens_out,
                 all_cached + cached,
             )
-        elif key_id is not None:
+        else:
             sums[key_id] = (1, duration, tokens_in, tokens_out, cached)
 
 

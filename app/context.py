@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from app.provider_calls import ProviderCalls
     from app.provider_store import ProviderStore
     from app.redaction import Redactor
+    from app.rollup_queries import RollupQueries
     from app.settings_store import LiveSettings
     from app.shared import SharedTable
     from app.storage.database import Database
@@ -53,6 +54,7 @@ class Services:
     prices: PriceStore
     usage: UsageStore
     usage_queries: UsageQueries
+    rollups: RollupQueries
     metrics: Metrics
     health: Health
     redactor: Redactor

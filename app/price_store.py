@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, Final
 
 from sqlalchemy import delete, insert, select
 
@@ -15,10 +16,40 @@ from app.storage.schema import model_prices
 
 _COLUMNS = ("input_per_million", "output_per_million", "cached_per_million")
 
-MAX_PRICES = 1000
+MAX_PRICES: Final = 1000
+_MILLION: Final = 1_000_000
 
 Price = dict[str, float | None]
 Prices = dict[str, Price]
+
+
+class PriceList:
+    """What tokens cost. A model's own name counts before patterns, and a longer pattern before a shorter one."""
+
+    def __init__(self, prices: Prices) -> None:
+        self._prices = prices
+        self._patterns = sorted(prices, key=lambda pattern: (-len(pattern), pattern))
+        self._found: dict[str, Price | None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._prices)
+
+    def cost(self, model: str, tokens_in: int, tokens_out: int, cached_tokens: int) -> float | None:
+        """US dollars; None where the model has no price. `tokens_in` includes the cached ones, as everywhere."""
+        price = self._price(model)
+        if price is None:
+            return None
+        whole, out, cached = (price[column] for column in _COLUMNS)
+        whole, out = whole or 0.0, out or 0.0
+        fresh = max(0, tokens_in - cached_tokens)
+        of_cached = whole if cached is None else cached
+        return (fresh * whole + (tokens_in - fresh) * of_cached + tokens_out * out) / _MILLION
+
+    def _price(self, model: str) -> Price | None:
+        if model not in self._found:
+            matching = (pattern for pattern in self._patterns if fnmatchcase(model, pattern))
+            self._found[model] = self._prices.get(model) or self._prices.get(next(matching, ""))
+        return self._found[model]
 
 
 class PriceStore:
@@ -32,6 +63,10 @@ class PriceStore:
         """`{pattern: {"input_per_million", "output_per_million", "cached_per_million"}}`; the last may be None."""
         with self._database.read() as connection:
             return _all(connection)
+
+    def price_list(self) -> PriceList:
+        """The prices as they are now, to count with."""
+        return PriceList(self.all())
 
     def replace(self, prices: Mapping[str, Mapping[str, float | None]]) -> None:
         """Make `prices`, in the shape of `all`, the whole table."""

@@ -1,9 +1,9 @@
 """
 Retention: what is old goes, in small slices, so that no write holds the database for long.
 
-Request rows go by age and by number (live settings), their shapes after them, daily sums after 400 days, lines of the
-live log beyond the newest 1,000, and sessions when they have expired. Runs once a minute in one thread of one worker;
-nothing else deletes these rows, and nothing here deletes others.
+Request rows go by age and by number (live settings), their shapes after them, sums of days and hours after 400 days,
+lines of the live log beyond the newest 1,000, and sessions when they have expired. Runs once a minute in one thread of
+one worker; nothing else deletes these rows, and nothing here deletes others.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.clock import Clock
+from app.clock import DAY_S, Clock, utc_date
 from app.settings_store import LiveSettings
 from app.storage.database import Database
 from app.storage.schema import (
     admin_sessions,
+    client_stats,
     daily_stats,
     events,
     login_attempts,
     model_stats,
+    period_stats,
     request_shapes,
     requests,
     session_keys,
 )
 from app.storage.writer import Writer
-from app.totals import utc_date
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,8 @@ INTERVAL_S: Final = 60.0
 SLICE_ROWS: Final = 1000
 STATS_DAYS: Final = 400
 MAX_EVENTS: Final = 1000
-_DAY_S: Final = 86400
 #: A shape that was last seen so long before the oldest request is none's: it would have been seen again.
-SHAPE_UNSEEN_S: Final = 2.0 * _DAY_S
+SHAPE_UNSEEN_S: Final = 2.0 * DAY_S
 #: After this long without an answer of the writer a round is given up; the next one begins anew.
 _PATIENCE_S: Final = 30.0
 #: A peer that has not tried to log in for a day is forgotten.
@@ -102,15 +102,16 @@ class Retention:
 
     def _due(self) -> Iterator[tuple[Table, Condition]]:
         settings, now = self._live_settings.current, self._clock.wall()
-        yield requests, requests.c.started_at < now - settings.request_retention_days * _DAY_S
+        yield requests, requests.c.started_at < now - settings.request_retention_days * DAY_S
         for table, rows in ((requests, settings.request_retention_rows), (events, MAX_EVENTS)):
             beyond = self._first_beyond(table, rows)
             if beyond is not None:
                 yield table, table.c.id <= beyond
         yield request_shapes, request_shapes.c.seen_at < self._oldest_request(now) - SHAPE_UNSEEN_S
-        oldest = utc_date(now - STATS_DAYS * _DAY_S)
-        yield daily_stats, daily_stats.c.date < oldest
-        yield model_stats, model_stats.c.date < oldest
+        oldest = utc_date(now - STATS_DAYS * DAY_S)
+        for table in (daily_stats, model_stats, client_stats):
+            yield table, table.c.date < oldest
+        yield period_stats, period_stats.c.period < oldest  # a day comes before its hours
         yield session_keys, session_keys.c.expires_at < now
         yield admin_sessions, admin_sessions.c.expires_at < now
         attempts = login_attempts.c

@@ -14,17 +14,16 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, or_, select
 
-from app.clock import Clock
+from app.clock import DAY_S, Clock, utc_date
 from app.shapes import MAX_INT64, plain_attempt
 from app.storage.database import Database
 from app.storage.schema import daily_stats, keys, model_stats, request_log, request_shapes, requests
 from app.telemetry.logs import iso_milliseconds, safe_text
-from app.totals import read_counts, utc_date
+from app.totals import read_counts
 
 GLOBAL_DAYS: Final = 7
 KEY_DAYS: Final = 30
 MAX_PAGE: Final = 500
-_DAY_S: Final = 86400
 _SLOW_MS: Final = 5000
 
 Json = dict[str, Any]
@@ -223,10 +222,10 @@ class UsageQueries:
 
     def _dates(self, days: int) -> list[str]:
         now = self._clock.wall()
-        return [utc_date(now - ago * _DAY_S) for ago in range(days - 1, -1, -1)]
+        return [utc_date(now - ago * DAY_S) for ago in range(days - 1, -1, -1)]
 
     def _since(self, days: int) -> str:
-        return utc_date(self._clock.wall() - (max(1, days) - 1) * _DAY_S)
+        return utc_date(self._clock.wall() - (max(1, days) - 1) * DAY_S)
 
 
 def _sum_where(condition: ColumnElement[bool], column: ColumnElement[int]) -> ColumnElement[int]:

@@ -13,10 +13,10 @@ BENCHMARK = sorted((ROOT / "bench").glob("*.py"))
 #: Layers, lowest first. A module may import modules of its own layer and of those below it.
 #: The longest matching name decides; a module without a place fails.
 LAYERS = [
-    {"app.errors", "app.clock", "app.version", "app.records"},
+    {"app.errors", "app.clock", "app.histograms", "app.version", "app.records"},
     {"app.config", "app.settings", "app.formats", "app.keys.base", "app.redaction"},
     {"app.providers"},
-    {"app.keys", "app.provider_checks"},
+    {"app.keys", "app.provider_checks", "app.counting"},
     {
         "app.proxy.admission",
         "app.proxy.attempts",
@@ -57,10 +57,12 @@ LAYERS = [
         "app.telemetry",
         "app.live_log",
         "app.shapes",
+        "app.rollups",
         "app.totals",
         "app.usage",
         "app.booking",
         "app.usage_queries",
+        "app.rollup_queries",
         "app.retention",
         "app.health",
     },
@@ -90,6 +92,8 @@ PURE = (
     "app.providers",
     "app.provider_checks",
     "app.records",
+    "app.histograms",
+    "app.counting",
     "app.keys.base",
     "app.keys.rotation",
     "app.keys.ring",
@@ -139,6 +143,7 @@ WALLS = {
         "app.totals",
         "app.usage",
         "app.usage_queries",
+        "app.rollup_queries",
         "app.retention",
     ),
     "alembic": ("app.storage",),

@@ -18,7 +18,7 @@ from app.booking import FLUSH_EVERY_S, MOST_YIELD_S, entry_of, is_bookable
 from app.records import RequestRecord
 from app.shapes import MAX_INT64
 from app.storage.row_link import RowLink
-from app.storage.schema import daily_stats, events, model_stats, request_shapes
+from app.storage.schema import client_stats, daily_stats, events, model_stats, period_stats, request_shapes
 from app.telemetry.logs import JsonFormatter
 from app.usage_queries import RequestFilter
 from tests.usage_cases import DAY_S, NOON, SECRET, Bench, a_record, an_attempt, bench_at
@@ -132,6 +132,8 @@ def left_by(bench: Bench) -> dict[str, Any]:
         "shapes": sorted(bench.rows(request_shapes), key=lambda row: row["id"]),
         "days": {(row["key_id"], row["date"]): a_day(row) for row in bench.rows(daily_stats)},
         "models": sorted(bench.rows(model_stats), key=lambda row: (row["key_id"], row["date"], row["model"])),
+        "periods": [a_period(row) for row in sorted(bench.rows(period_stats), key=lambda row: row["period"])],
+        "clients": sorted(bench.rows(client_stats), key=lambda row: (row["date"], row["client_id"], row["model"])),
         "events": [row | {"id": None} for row in bench.rows(events)[-20:]],
         "metrics": counted(bench),
     }
@@ -146,6 +148,15 @@ def a_day(row: dict[str, Any]) -> dict[str, Any]:
     """Without the id, which tells which key was written first."""
     counts = {name: json.loads(row[name]) for name in ("model_usage", "error_codes")}
     return row | counts | {"id": None}
+
+
+def a_period(row: dict[str, Any]) -> dict[str, Any]:
+    """With its objects read: the order of their names tells nothing."""
+    return {name: json.loads(value) if value[:1] == "{" else value for name, value in texts_of(row).items()}
+
+
+def texts_of(row: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in row.items()}
 
 
 # -- the same, both ways -----------------------------------------------------------------------------
@@ -219,7 +230,7 @@ def test_an_entry_that_a_batch_cannot_hold_is_booked_by_itself(tmp_path: Path, o
         batched.written()
         expected, found = left_by(single), left_by(batched)
 
-    for name in ("shapes", "days", "models", "metrics"):
+    for name in ("shapes", "days", "models", "periods", "clients", "metrics"):
         assert found[name] == expected[name]
     ids = [sorted(str({**row, "id": None}) for row in left["requests"]) for left in (found, expected)]
     assert ids[0] == ids[1]

@@ -11,10 +11,12 @@ from sqlalchemy import Connection
 from app.retention import MAX_EVENTS, SLICE_ROWS, Retention
 from app.storage.schema import (
     admin_sessions,
+    client_stats,
     daily_stats,
     events,
     login_attempts,
     model_stats,
+    period_stats,
     request_shapes,
     requests,
     session_keys,
@@ -99,15 +101,19 @@ def test_only_the_newest_thousand_lines_of_the_live_log_stay(bench: Bench, reten
     assert bench.rows(events)[0]["message"] == "line 5"
 
 
-def test_daily_sums_stay_four_hundred_days(bench: Bench, retention: Retention) -> None:
+def test_sums_of_days_and_hours_stay_four_hundred_days(bench: Bench, retention: Retention) -> None:
     for date in ("2025-10-15", "2025-10-16", "2025-10-17"):  # 401, 400 and 399 days before
         bench.add_rows(daily_stats, [{"key_id": 1, "date": date}])
         bench.add_rows(model_stats, [{"key_id": 1, "date": date, "model": model} for model in ("a", "b")])
+        bench.add_rows(client_stats, [{"client_id": 0, "date": date, "model": "a"}])
+        bench.add_rows(period_stats, [{"period": f"{date}{hour}"} for hour in ("", "T00", "T23")])
 
     retention.run_once()
 
     assert [row["date"] for row in bench.rows(daily_stats)] == ["2025-10-16", "2025-10-17"]
     assert [row["date"] for row in bench.rows(model_stats)] == ["2025-10-16"] * 2 + ["2025-10-17"] * 2
+    assert [row["date"] for row in bench.rows(client_stats)] == ["2025-10-16", "2025-10-17"]
+    assert [row["period"][:10] for row in bench.rows(period_stats)] == ["2025-10-16"] * 3 + ["2025-10-17"] * 3
 
 
 def test_expired_sessions_and_forgotten_logins_go(bench: Bench, retention: Retention) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
+from app.counting import MAX_SUM
 from app.shapes import MAX_INT64
 from app.storage.schema import daily_stats, events, keys, model_stats
-from app.totals import MAX_SUM
 from tests.usage_cases import DAY_S, NOON, SECRET, Bench, a_record, an_attempt, bench_at
 
 

@@ -17,6 +17,7 @@ from app.booking import Booking
 from app.clock import Clock
 from app.live_log import LiveLog
 from app.records import AttemptRecord, RequestRecord
+from app.rollup_queries import RollupQueries
 from app.settings_store import LiveSettings
 from app.storage.database import Database
 from app.storage.schema import keys, request_log
@@ -64,6 +65,7 @@ class Bench:
             clock=self.clock,
         )
         self.queries = UsageQueries(self.database, self.clock)
+        self.rollups = RollupQueries(self.database, self.clock)
         self.booking = Booking(self.usage, self.database, self.writer, self.settings, self.metrics, self.clock)
 
     def record(self, *records: RequestRecord) -> None:

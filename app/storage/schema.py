@@ -128,6 +128,42 @@ model_stats = Table(
     Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
 )
 
+# All requests that began in an hour or on a day, so that no page has to add up many hours.
+period_stats = Table(
+    "period_stats",
+    metadata,
+    Column("period", String(13), primary_key=True),  # YYYY-MM-DDTHH or YYYY-MM-DD, in UTC
+    Column("requests", BigInteger, nullable=False, server_default="0"),
+    Column("successes", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_in", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_out", BigInteger, nullable=False, server_default="0"),
+    Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
+    # JSON objects {name: n}; see PeriodTotals in app/rollups.py.
+    Column("outcomes", Text, nullable=False, server_default="{}"),
+    Column("statuses", Text, nullable=False, server_default="{}"),
+    Column("verdicts", Text, nullable=False, server_default="{}"),
+    Column("error_codes", Text, nullable=False, server_default="{}"),
+    # JSON objects {bucket: n}; see app/histograms.py.
+    Column("latencies", Text, nullable=False, server_default="{}"),
+    Column("first_tokens", Text, nullable=False, server_default="{}"),
+    sqlite_with_rowid=False,
+)
+
+# All requests per day, client and model. No foreign key: what a deleted client used stays counted.
+client_stats = Table(
+    "client_stats",
+    metadata,
+    Column("date", String(10), primary_key=True),
+    Column("client_id", _Id, primary_key=True, autoincrement=False),  # 0 = without a client key
+    Column("model", String(256), primary_key=True),
+    Column("requests", BigInteger, nullable=False, server_default="0"),
+    Column("successes", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_in", BigInteger, nullable=False, server_default="0"),
+    Column("tokens_out", BigInteger, nullable=False, server_default="0"),
+    Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+)
+
 settings = Table(
     "settings",
     metadata,

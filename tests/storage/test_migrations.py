@@ -92,6 +92,8 @@ def at_revision_0001(path: Path) -> None:
         path,
         "DROP TABLE requests",
         "DROP TABLE request_shapes",
+        "DROP TABLE period_stats",
+        "DROP TABLE client_stats",
         f"CREATE TABLE requests ({', '.join(columns)})",
         "CREATE INDEX ix_requests_request_id ON requests (request_id)",
         "CREATE INDEX ix_requests_started_at ON requests (started_at)",
@@ -297,3 +299,32 @@ def test_a_locked_database_is_waited_for(tmp_path, vault, monkeypatch):
 
 def test_the_newest_revision_is_the_one_that_workers_look_for() -> None:
     assert migrations.scripts().get_current_head() == migrations.HEAD
+
+
+def test_the_sums_of_keys_that_were_there_are_carried_over_into_the_rollups(tmp_path, vault):
+    path = tmp_path / "keys.db"
+    plain = Database(f"sqlite:///{path}")
+    plain.migrate()
+    plain.close()
+    write(
+        path,
+        "DROP TABLE period_stats",
+        "DROP TABLE client_stats",
+        "INSERT INTO keys (id, key_value, key_hmac) VALUES (1, 'a', 'a'), (2, 'b', 'b')",
+        "INSERT INTO daily_stats (key_id, date, requests, successes, tokens_in) VALUES"
+        " (1, '2026-01-01', 3, 2, 5), (2, '2026-01-01', 4, 4, 6), (1, '2026-01-02', 1, 1, 0)",
+        "INSERT INTO model_stats (key_id, date, model, requests, tokens_in) VALUES"
+        " (1, '2026-01-01', 'm', 2, 5), (2, '2026-01-01', 'm', 4, 6), (1, '2026-01-02', 'n', 1, 0)",
+        "UPDATE alembic_version SET version_num = '0002'",
+    )
+
+    database = Database(f"sqlite:///{path}")
+    database.migrate(vault)
+    database.close()
+
+    found = contents(path)
+    assert [row[:4] for row in found["period_stats"]] == [("2026-01-01", 7, 6, 11), ("2026-01-02", 1, 1, 0)]
+    assert [row[:6] for row in found["client_stats"]] == [
+        ("2026-01-01", 0, "m", 6, 6, 11),
+        ("2026-01-02", 0, "n", 1, 1, 0),
+    ]

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Config
 from app.errors import ConfigError
+from app.price_store import PriceList
 from app.settings_store import LiveSettings
 from app.storage import revision
 from app.storage.database import Database, is_trouble
@@ -160,7 +161,8 @@ def test_requests_of_before_keep_what_they_said_when_shapes_move_out_of_them(url
     database.migrate(vault)
     shared = [column.name for column in request_shapes.c if column.name not in ("id", "seen_at")]
     with database.transaction() as connection:
-        connection.exec_driver_sql("DROP TABLE request_shapes")
+        for table in ("request_shapes", "period_stats", "client_stats"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("ALTER TABLE requests DROP COLUMN shape_id")
         for name in shared:
             kind = {"stream": "boolean", "status": "integer", "client_id": "bigint"}.get(name, "text")
@@ -201,3 +203,7 @@ def test_successes_that_are_booked_by_the_batch_are_written_by_the_thread(databa
     assert [row["request_id"] for row in reversed(found)] == [*(f"r{number}" for number in range(201, 300)), "last"]
     assert {row["path"] for row in found} == {"/v1/chat/completions"}
     assert bench.queries.key_stats(1)["total_requests"] == 301
+    assert [hour["requests"] for hour in bench.rollups.hours(2)] == [0, 301]
+    assert bench.rollups.client_usage(1, PriceList({}))[0]["successes"] == 301
+    [busiest], others = bench.rollups.busiest_keys(1, 10)
+    assert (busiest["models"], others) == ({"gpt-5": 301}, 0)

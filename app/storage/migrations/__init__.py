@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 #: The newest revision that this version of the program knows.
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 _LOCK_WAIT_S: Final = 60
 _ADVISORY_LOCK: Final = 7_266_210_455  # any number that no other program of this database uses
 _CHECK_NAME: Final = "encryption_check"
