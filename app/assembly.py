@@ -24,6 +24,7 @@ from app.keys.manager import KeyManager
 from app.keys.states import Change
 from app.lifecycle import FLUSH_S, Lifecycle
 from app.limits import RequestLimiter
+from app.model_offers import ModelOffers
 from app.price_store import PriceStore
 from app.provider_calls import ProviderCalls
 from app.provider_store import ProviderStore
@@ -82,6 +83,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
     keys = KeyManager(database, writer, vault, live_settings, shared, clock, redact=redactor.text)
     providers = ProviderStore(database, vault, config, demonstration.origin)
     clients = Clients(database, writer, clock)
+    calls = ProviderCalls(lambda: live_settings.current, redactor.text, clock)
     services = Services(
         config=config,
         database=database,
@@ -90,7 +92,8 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         live_settings=live_settings,
         keys=keys,
         providers=providers,
-        provider_calls=ProviderCalls(lambda: live_settings.current, redactor.text, clock),
+        provider_calls=calls,
+        model_offers=ModelOffers(config.run_dir / "models", keys, calls, clock),
         clients=clients,
         prices=PriceStore(database, clock),
         usage=UsageStore(database, writer, redactor, live_settings, metrics, clock=clock),

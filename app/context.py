@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.health import Health
     from app.keys.manager import KeyManager
     from app.limits import RequestLimiter
+    from app.model_offers import ModelOffers
     from app.price_store import PriceStore
     from app.provider_calls import ProviderCalls
     from app.provider_store import ProviderStore
@@ -50,6 +51,7 @@ class Services:
     keys: KeyManager
     providers: ProviderStore
     provider_calls: ProviderCalls
+    model_offers: ModelOffers
     clients: Clients
     prices: PriceStore
     usage: UsageStore

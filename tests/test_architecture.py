@@ -75,6 +75,7 @@ LAYERS = [
         "app.lifecycle",
         "app.edge",
         "app.provider_calls",
+        "app.model_offers",
         "app.key_tests",
     },
     {"app.context", "app.demonstration"},

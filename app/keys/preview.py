@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .ring import DEFAULT_STRATEGY, RANKS, outcome_of
 from .rotation import Rotation
-from .states import Outcome
+from .states import FOREVER, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Preview:
     outcome  -- PICKED, or why no key can serve
     counts   -- keys by what each of them would come to
     key_id   -- the key that is next in turn, for PICKED
+    spare_id -- else the key that wakes up first, for a question on our own account; None where all are disabled
     wake_at  -- when the first key wakes up, for RESTING: monotonic seconds
     pause    -- why the whole provider entry rests; empty when it does not
     """
@@ -26,6 +27,7 @@ class Preview:
     outcome: Outcome
     counts: dict[Outcome, int]
     key_id: int | None = None
+    spare_id: int | None = None
     wake_at: float | None = None
     pause: str = ""
 
@@ -36,9 +38,11 @@ def look(rotation: Rotation, provider: str, model: str | None, strategy: str) ->
     if pool is None or not pool.keys:
         return Preview(provider, Outcome.NO_KEYS, {})
     counts: Counter[Outcome] = Counter()
-    ready = []
+    ready, usable = [], []
     for key in pool.keys.values():
         limit = key.blocker(model)
+        if key.limit.until != FOREVER:
+            usable.append(key)
         if limit is None and key.serves(model):
             ready.append(key)
             counts[Outcome.PICKED] += 1
@@ -49,4 +53,5 @@ def look(rotation: Rotation, provider: str, model: str | None, strategy: str) ->
         rank = RANKS.get(strategy, RANKS[DEFAULT_STRATEGY])
         return Preview(provider, Outcome.PICKED, dict(counts), min(ready, key=lambda key: (*rank(key), key.id)).id)
     outcome, wake_at, _ = pool.find_reason(model)
-    return Preview(provider, outcome, dict(counts), wake_at=wake_at or None, pause=pause)
+    spare = min(usable, key=lambda key: (key.limit.until, key.id)).id if usable else None
+    return Preview(provider, outcome, dict(counts), None, spare, wake_at or None, pause)

@@ -38,6 +38,8 @@ CHANGES = [
     ("PUT", "aliases"),
     ("PUT", "prices"),
     ("PATCH", "aliases"),
+    ("POST", "providers/gemini/test"),
+    ("POST", "models/refresh"),
     ("PATCH", "prices"),
     ("POST", "login"),
     ("POST", "logout"),

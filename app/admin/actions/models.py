@@ -1,16 +1,19 @@
-"""What changes the names and the prices of models, however it was asked for: by the API or by the page."""
+"""The models that providers offer, their other names and their prices, as the API and the pages change them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from app.admin import http
+from app.admin.actions import providers
 from app.context import Services
-from app.price_store import MAX_PRICES, Price, Prices
-from app.provider_checks import MAX_ALIASES
+from app.price_store import MAX_PRICES as MAX_PRICES
+from app.price_store import Price, Prices
+from app.provider_checks import MAX_ALIASES as MAX_ALIASES
+from app.providers import Provider
 
-__all__ = ["MAX_ALIASES", "MAX_PRICES", "PRICE_FIELDS", "TARGET", "change_aliases", "change_prices"]
+Json = dict[str, Any]
 
 #: What an alias stands for: `model` or `provider/model`.
 TARGET: Final = http.text(320, min_length=1)
@@ -35,3 +38,29 @@ def change_prices(
 ) -> Prices:
     """Add, change and (None) delete single prices; see `PriceStore.change`."""
     return services.prices.change(changes, expected)
+
+
+def offered(services: Services) -> list[Json]:
+    """
+    A row for each enabled provider, and for the demonstration while it answers: {provider, kind, ok, models, asked_at,
+    listed_at, message, provider_message, status, verdict, reason, duration_ms}; `asked_at` is None where nobody asked.
+    """
+    return [_offer(services, entry) for entry in providers.asked(services)]
+
+
+def _offer(services: Services, entry: Provider) -> Json:
+    offer = services.model_offers.known(entry)
+    row: Json = {"provider": entry.name, "kind": entry.kind.name, "ok": False, "models": [], "message": ""}
+    row |= dict.fromkeys(("asked_at", "listed_at")) | {"provider_message": "", "status": 0, "verdict": ""}
+    row |= {"reason": "", "duration_ms": 0}
+    if offer is None:
+        return row
+    same = ("ok", "status", "verdict", "reason", "duration_ms", "asked_at", "listed_at")
+    row |= {name: getattr(offer, name) for name in same}
+    return row | {"models": list(offer.models), "message": offer.words, "provider_message": offer.message}
+
+
+def refresh(services: Services, name: str | None = None) -> None:
+    """Ask one provider, or all enabled ones, for their models. Raises NotFound; what providers do is remembered."""
+    wanted = providers.asked(services) if name is None else [providers.entry(services, name)]
+    services.model_offers.ask_all(wanted)
