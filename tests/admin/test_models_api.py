@@ -6,6 +6,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.admin.build import Middleware
+from tests.admin.test_api import record
 
 API = "/middleware/api"
 PRICE = {"input_per_million": 2.5, "output_per_million": 10.0, "cached_per_million": None}
@@ -101,3 +102,22 @@ def test_a_client_is_asked_as_at_the_door(middleware: Middleware) -> None:
         assert word in refused["error"]["message"]
     assert client.get(f"{API}/route?client=999").status_code == 404
     assert client.get(f"{API}/route?client=x").status_code == 400
+
+
+# -- clients ------------------------------------------------------------------------------------------------
+
+
+def test_the_usage_of_a_client_is_told_by_day_and_model(middleware: Middleware) -> None:
+    client = middleware.client()
+    client.put(f"{API}/prices", json={"gpt-*": {"input_per_million": 1_000, "output_per_million": 2_000}})
+    made = client.post(f"{API}/clients", json={"name": "app"}).get_json()
+    for number, model in enumerate(("gpt-5", "gpt-5", "unknown")):
+        record(middleware, number, client_id=made["id"], model=model)
+    assert middleware.services.writer.flush(5.0)
+    found = client.get(f"{API}/clients/{made['id']}/usage").get_json()
+    assert (len(found["days"]), found["totals"]["requests"], found["days"][-1]["requests"]) == (30, 3, 3)
+    assert [row["model"] for row in found["models"]] == ["gpt-5", "unknown"]
+    assert found["models"][0]["cost"] == pytest.approx(2 * (10 * 1_000 + 5 * 2_000) / 1e6)
+    assert len(client.get(f"{API}/clients/{made['id']}/usage?days=7").get_json()["days"]) == 7
+    for path, status in (("999/usage", 404), (f"{made['id']}/usage?days=0", 400), ("x/usage", 404)):
+        assert client.get(f"{API}/clients/{path}").status_code == status, path

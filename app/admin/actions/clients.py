@@ -21,6 +21,8 @@ FIELDS: Final[Mapping[str, http.Check]] = {
     "scopes": _GLOBS,
     "expires_at": http.optional(http.instant),
 }
+MAX_DAYS: Final = 366
+DEFAULT_DAYS: Final = 30
 ACTIVE, INACTIVE, EXPIRED = "active", "inactive", "expired"
 
 
@@ -82,3 +84,14 @@ def update(
 def delete(services: Services, client_id: int) -> None:
     """Remove a client key: whoever holds it is refused from now on. Raises NotFound."""
     services.clients.delete(client_id)
+
+
+def usage(services: Services, client_id: int, days: int = DEFAULT_DAYS) -> dict[str, Any]:
+    """What one client used in the last `days` days: see `RollupQueries.client_days`."""
+    return services.rollups.client_days(client_id, days, services.prices.price_list())
+
+
+def usage_of_all(services: Services) -> tuple[dict[int, Any], dict[int, Any]]:
+    """By client id, 0 for requests without a client key: what they used today, and in the last 30 days."""
+    prices = services.prices.price_list()
+    return services.rollups.client_usage(1, prices), services.rollups.client_usage(DEFAULT_DAYS, prices)

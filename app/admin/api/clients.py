@@ -47,6 +47,18 @@ def update_client(client_id: str) -> Response:
     return http.answer({"success": True, "message": "Client key updated.", **_shown(changed)})
 
 
+@bp.get("/<client_id>/usage")
+def client_usage(client_id: str) -> Response:
+    """
+    `{"client_id", "totals", "days", "models"}`: what one client used, by day (those without a request too) and by
+    model; `?days=` (30, at most 366) says how far back. `cost` is in US dollars, null where a model has no price.
+    """
+    days = http.parameters({"days": http.integer(1, actions.MAX_DAYS)}).get("days", actions.DEFAULT_DAYS)
+    identity = _identity(client_id)
+    http.services().clients.get(identity)
+    return http.answer({"client_id": identity, **actions.usage(http.services(), identity, days)})
+
+
 @bp.delete("/<client_id>")
 def delete_client(client_id: str) -> Response:
     """Remove a client key: whoever holds it is refused from now on."""
