@@ -138,9 +138,16 @@ class Clients:
         models: Iterable[str] = (),
         expires_at: float | None = None,
         active: bool = True,
+        token: str = "",
     ) -> tuple[int, str]:
-        """Make a client key; returns its id and the key itself, which is never shown again. Raises BadRequest."""
-        token = PREFIX + secrets.token_urlsafe(32)
+        """
+        Make a client key; returns its id and the key itself, which is never shown again.
+
+        token -- the key, where it is to be this one instead of a random one
+
+        Raises BadRequest.
+        """
+        token = token or PREFIX + secrets.token_urlsafe(32)
         values = _checked(
             {"name": name, "scopes": scopes, "models": models, "expires_at": expires_at, "active": active}
         )

@@ -67,6 +67,7 @@ class Vault:
         material = encryption_key if isinstance(encryption_key, bytes) else _stretch(encryption_key)
         self._cipher = AESGCM(_derive(material, b"encryption of stored secrets"))
         self._hmac_key = _derive(material, b"fingerprint of stored secrets")
+        self._token_key = _derive(material, b"secrets that are made again")
         self._check = _derive(material, b"check value of the encryption key")
 
     @classmethod
@@ -100,6 +101,10 @@ class Vault:
     def hmac(self, text: str) -> str:
         """A fingerprint of `text`, 64 hexadecimal characters, that tells nothing without the key."""
         return hmac.new(self._hmac_key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+    def derived(self, purpose: str) -> str:
+        """A secret for this purpose, 64 hexadecimal characters: always the same, and stored nowhere."""
+        return hmac.new(self._token_key, purpose.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def check_value(self) -> bytes:
         """A value that only this key gives; stored so that a wrong key is found at start. It reveals nothing."""

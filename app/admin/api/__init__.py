@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.admin.api import aliases, clients, logs, models, prices, providers, requests, routing, settings, stats
+from app.admin.api import (
+    aliases,
+    clients,
+    logs,
+    models,
+    playground,
+    prices,
+    providers,
+    requests,
+    routing,
+    settings,
+    stats,
+)
 from app.admin.api import keys as keys
 from app.auth import register_error_handlers
 
-RESOURCES = (keys, providers, clients, settings, stats, logs, requests, routing, aliases, prices, models)
+RESOURCES = (keys, providers, clients, settings, stats, logs, requests, routing, aliases, prices, models, playground)
 
 api_bp = Blueprint("admin_api", __name__, url_prefix="/middleware/api")
 for resource in RESOURCES:
