@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto --reruns 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test compile check soak lint types format migrate bench bench-all clean
+.PHONY: help run test compile check screenshots soak lint types format migrate bench bench-all clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Compiles the hot path unless there is a build of these very sources, which their hashes decide, not their times. What
 # that needs is installed only where there is a C compiler.
@@ -26,12 +26,17 @@ run: .make/runtime data ## Install what is needed and serve on 127.0.0.1:5000
 
 test: .make/dev ## Install what is needed and run all tests
 	@$(COMPILE) || true
+	@$(BIN)/python -m tests.browser.chromium
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 compile: .make/runtime ## Compile the hot path (run and test do it too)
 	@$(COMPILE)
 
 check: lint types test ## Style, types and tests: what must be green before a change goes in
+
+screenshots: .make/dev ## Every page in both sizes and themes, into screenshots/
+	@$(BIN)/python -m tests.browser.chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 soak: .make/dev ## Ten minutes of mixed load with faults: everything is recorded, nothing is left behind
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)

@@ -35,6 +35,8 @@ HOME = "/middleware/"
 PUBLIC_ENDPOINTS: Final = frozenset({"static", "auth.login", "auth.api_login"})
 
 MAX_FORM_BYTES = 64 * 1024
+#: Of those who are logged in: lists of keys are pasted and uploaded.
+MAX_PAGE_FORM_BYTES = 12 * 1024 * 1024
 MAX_PASSWORD = 1024
 
 # -- the guard ---------------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def check() -> AnyResponse | None:
 def protect(response: AnyResponse) -> AnyResponse:
     """Add the headers that keep answers of the administration out of frames, caches and other sites."""
     if request.path == "/" or guard.is_watched():
-        guard.add_headers(response, cacheable=request.endpoint == "static")
+        guard.add_headers(response, static=request.endpoint == "static")
     return response
 
 
@@ -114,8 +116,17 @@ def _ask_to_log_in(as_json: bool) -> AnyResponse:
                 code="login_required",
             )
         )
-    wanted = request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else HOME
-    return redirect(f"{url_for('auth.login')}?next={quote(safe_next(wanted), safe='/')}")
+    if request.headers.get("HX-Request") == "true":
+        # A part of a page was asked for: it is the page that has to go to the login.
+        shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+        answer: AnyResponse = Response(status=401)
+        answer.headers["HX-Redirect"] = _login_address(f"{shown.path}?{shown.query}".rstrip("?"))
+        return answer
+    return redirect(_login_address(request.full_path.rstrip("?") if request.method in ("GET", "HEAD") else HOME))
+
+
+def _login_address(wanted: str) -> str:
+    return f"{url_for('auth.login')}?next={quote(safe_next(wanted), safe='/')}"
 
 
 def _check_change() -> None:
@@ -147,9 +158,9 @@ def _check_declared() -> None:
 
 
 def _form_token() -> str:
-    if request.mimetype != "application/x-www-form-urlencoded":
+    if request.mimetype not in ("application/x-www-form-urlencoded", "multipart/form-data"):
         return ""
-    request.max_content_length = MAX_FORM_BYTES
+    request.max_content_length = request.max_form_memory_size = MAX_PAGE_FORM_BYTES
     try:
         return request.form.get("csrf_token", "")
     except HTTPException:

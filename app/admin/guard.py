@@ -26,9 +26,13 @@ JSON_AREAS: Final = ("/middleware/api", "/api/admin")
 METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
+#: How long browsers keep a static file whose address has a mark of its content.
+A_YEAR_S: Final = 365 * 86400
+
 HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self';"
+        " frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -43,13 +47,15 @@ class Misdirected(MiddlewareError):
     status, code, should_retry = 421, "misdirected_request", False
 
 
-def add_headers(response: Response, *, cacheable: bool) -> None:
-    """Keep an answer out of frames and other sites, and out of caches unless it is `cacheable`."""
+def add_headers(response: Response, *, static: bool) -> None:
+    """Keep an answer out of frames and other sites, and out of caches unless it is a `static` file."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    if not cacheable:
+    if not static:
         response.headers["Cache-Control"] = "no-store"
         response.vary.add("Cookie")
+    elif request.args.get("v") and response.status_code in (200, 304):
+        response.headers["Cache-Control"] = f"public, max-age={A_YEAR_S}, immutable"
 
 
 # -- addresses ---------------------------------------------------------------------------------------

@@ -1,0 +1,22 @@
+"""
+The pages that people read and work with, below `/middleware`. One module for each; each exports its blueprint as `bp`.
+
+To add a page: a module here, its name in `PAGES`, a folder in `templates`, a line in `frame.NAVIGATION`, its address in
+`tests/browser/looks.py`. What a page changes it changes by the same functions as the admin API. The guard of `app.auth`
+stands in front of all of them.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from app.admin.pages import appearance, frame, home, root
+from app.auth import register_error_handlers
+
+PAGES = (root, home, appearance)
+
+pages_bp = Blueprint("pages", __name__)
+for page in PAGES:
+    pages_bp.register_blueprint(page.bp)
+frame.equip(pages_bp)
+register_error_handlers(pages_bp)

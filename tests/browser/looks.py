@@ -1,0 +1,13 @@
+"""
+Looks at every page in both sizes and themes. `PAGES` is what is looked at: the tests of quality take it, and so does
+`make screenshots`. A new page is a line here.
+"""
+
+from __future__ import annotations
+
+#: name -> address, of pages that show something worth seeing without further steps.
+PAGES = {
+    "dashboard": "/middleware/",
+}
+#: Pages outside of the navigation.
+BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}
