@@ -19,6 +19,7 @@ from app.demo import DEMO_KEYS
 from app.demonstration import Demonstration
 from app.edge import Edge
 from app.health import Health
+from app.key_tests import KeyTests
 from app.keys.base import Status
 from app.keys.manager import KeyManager
 from app.keys.states import Change
@@ -94,6 +95,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         providers=providers,
         provider_calls=calls,
         model_offers=ModelOffers(config.run_dir / "models", keys, calls, clock),
+        key_tests=KeyTests(keys, lambda: providers.snapshot, calls, clock),
         clients=clients,
         prices=PriceStore(database, clock),
         usage=UsageStore(database, writer, redactor, live_settings, metrics, clock=clock),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from app.clock import Clock
     from app.config import Config
     from app.health import Health
+    from app.key_tests import KeyTests
     from app.keys.manager import KeyManager
     from app.limits import RequestLimiter
     from app.model_offers import ModelOffers
@@ -52,6 +53,7 @@ class Services:
     providers: ProviderStore
     provider_calls: ProviderCalls
     model_offers: ModelOffers
+    key_tests: KeyTests
     clients: Clients
     prices: PriceStore
     usage: UsageStore

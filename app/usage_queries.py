@@ -7,7 +7,7 @@ the wildcards of a search text mean themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -93,8 +93,12 @@ class UsageQueries:
 
     # -- keys -------------------------------------------------------------------------------------
 
-    def key_usage(self) -> dict[int, KeyUsage]:
-        """Key id -> its figures, of all keys that were ever used; for the others see `UNUSED`. One query."""
+    def key_usage(self, key_ids: Collection[int] | None = None) -> dict[int, KeyUsage]:
+        """
+        Key id -> its figures, of all keys that were ever used; for the others see `UNUSED`. One query.
+
+        key_ids  -- only these, at most some hundreds: that is much quicker, since it reads no other key's history
+        """
         stats = daily_stats.c
         today = stats.date == utc_date(self._clock.wall())
         query = select(
@@ -104,6 +108,8 @@ class UsageQueries:
             _sum_where(today, stats.successes).label("successes"),
             _sum_where(today, stats.total_latency_ms).label("latency_ms"),
         ).group_by(stats.key_id)
+        if key_ids is not None:
+            query = query.where(stats.key_id.in_(sorted(key_ids)))
         return {
             int(row["key_id"]): KeyUsage(
                 kpi=kpi(int(row["requests"]), int(row["successes"]), int(row["latency_ms"])),
@@ -111,6 +117,19 @@ class UsageQueries:
                 total_usage=int(row["total"]),
             )
             for row in self._all(query)
+        }
+
+    def key_usage_today(self) -> dict[int, KeyUsage]:
+        """As `key_usage`, of the keys that were used today, with 0 for `total_usage`: no history is read."""
+        stats = daily_stats.c
+        query = select(stats.key_id, stats.requests, stats.successes, stats.total_latency_ms)
+        return {
+            int(row["key_id"]): KeyUsage(
+                kpi=kpi(int(row["requests"]), int(row["successes"]), int(row["total_latency_ms"])),
+                usage_today=int(row["requests"]),
+                total_usage=0,
+            )
+            for row in self._all(query.where(stats.date == utc_date(self._clock.wall())))
         }
 
     def key_stats(self, key_id: int, days: int = KEY_DAYS) -> Json:

@@ -36,9 +36,14 @@ _MAX_MODEL_CHARS = 256
 def check_value(value: object) -> str:
     """A key's value without blanks around it. Raises BadRequest (`Invalid key.`)."""
     text = value.strip() if isinstance(value, str) else ""
-    if not MIN_VALUE_CHARS <= len(text) <= MAX_VALUE_CHARS or not all("!" <= character <= "~" for character in text):
+    if not is_value(text):
         raise BadRequest("Invalid key.", code="invalid_key", param="key")
     return text
+
+
+def is_value(text: str) -> bool:
+    """Whether a provider might issue this as a key."""
+    return MIN_VALUE_CHARS <= len(text) <= MAX_VALUE_CHARS and all("!" <= character <= "~" for character in text)
 
 
 def to_columns(fields: Mapping[str, Any]) -> dict[str, Any]:

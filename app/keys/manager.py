@@ -15,14 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 from ..clock import Clock
-from ..errors import BadRequest, Conflict, NotFound
+from ..errors import BadRequest, Conflict, NotFound, refuse_if_changed
 from ..settings_store import LiveSettings
 from ..shared import SharedTable
 from ..storage.database import Connection, Database
 from ..storage.writer import Writer
 from ..vault import Vault, VaultError, mask
 from . import store
-from .base import Scope, Status
+from .base import Lease, Scope, Status
 from .fields import DEFAULT_NAME, DEFAULT_PROVIDER, DEFAULTS, FIELDS, check_status, check_value, to_columns
 from .live import LiveKeys
 from .preview import Preview, look
@@ -33,7 +33,6 @@ from .writes import read_evidence
 
 _log = logging.getLogger(__name__)
 
-BULK_REST_S = 3600.0
 DELETE = "delete"
 _ACTIONS = frozenset([*Status, DELETE])
 _KEEPER_INTERVAL_S = 0.1
@@ -133,6 +132,19 @@ class KeyManager(LiveKeys):
         with self._lock:
             return self._shown(row)
 
+    def lease_of(self, key_id: int, model: str | None = None) -> Lease:
+        """
+        This very key for an attempt out of turn, whatever its state. A report on it counts like any other. Raises
+        NotFound, and Conflict where its value cannot be decrypted.
+        """
+        with self._lock:
+            key = self._rotation.keys.get(key_id)
+            if key is not None and key.value:
+                self._rotation.turn += 1
+                return Lease(key.id, key.provider, model, key.value, serial=self._rotation.turn, epoch=key.epoch)
+        self.reveal(key_id)
+        raise Conflict("The key is being changed. Try again.")
+
     def reveal(self, key_id: int) -> str:
         """The whole value of a key. Raises NotFound, and Conflict where it cannot be decrypted."""
         try:
@@ -221,12 +233,13 @@ class KeyManager(LiveKeys):
         self.refresh()
         return key_id
 
-    def update(self, key_id: int, changes: Mapping[str, Any]) -> None:
+    def update(self, key_id: int, changes: Mapping[str, Any], expected: Mapping[str, Any] | None = None) -> None:
         """
         Change some of name, key, status (Healthy or Disabled), note, priority, provider, group, models.
 
         A new value of a key that the middleware disabled makes it healthy. Raises BadRequest (`No valid data.`,
-        `Invalid key.`, `Update failed.`, or a field's fault), NotFound (`Key not found`), Conflict (`Key exists.`).
+        `Invalid key.`, `Update failed.`, or a field's fault), NotFound (`Key not found`), Conflict (`Key exists.`, or
+        where fields have no longer the `expected` values; `key` is then the masked value).
         """
         changes = {name: value for name, value in changes.items() if name in FIELDS or name in ("key", "status")}
         if not changes:
@@ -238,6 +251,9 @@ class KeyManager(LiveKeys):
             rows = store.load_keys(connection, [key_id])
             if not rows:
                 raise NotFound("Key not found")
+            with self._lock:
+                shown = self._shown(rows[0])
+            refuse_if_changed({**shown, "key": shown["key_value"]}, expected)
             if value is not None:
                 columns.update(self._sealed(connection, value, key_id))
                 if status is None and not (rows[0].status is Status.DISABLED and rows[0].state_by == store.PERSON):
@@ -245,7 +261,7 @@ class KeyManager(LiveKeys):
             if columns:
                 store.update_key(connection, key_id, columns)
             if status is not None:
-                store.set_states(connection, [key_id], _personal(status), self._clock.wall())
+                store.set_states(connection, [key_id], store.personal(status), self._clock.wall())
         self.refresh()
 
     def delete(self, key_id: int) -> None:
@@ -272,7 +288,7 @@ class KeyManager(LiveKeys):
             if action == DELETE:
                 count = store.delete_keys(connection, key_ids)
             else:
-                state = _personal(Status(action), self._clock.wall())
+                state = store.personal(Status(action), self._clock.wall())
                 count = store.set_states(connection, key_ids, state, self._clock.wall())
         if action == DELETE:
             for key_id in key_ids:
@@ -313,6 +329,40 @@ class KeyManager(LiveKeys):
             items.append(item)
         return items
 
+    def add_many(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        """
+        Add keys, all in one transaction: the fields of `add`, the value as `key`. Returns for each row a code:
+        empty where the key was added, else `key_exists`, `repeated` (an earlier row has it), `invalid_key` or that of
+        another field's fault.
+        """
+        # Sealing takes longer than writing: nobody waits for the database meanwhile.
+        prepared = [self._prepared(row) for row in rows]
+        healthy = StoredState(Status.HEALTHY)
+        new: dict[str, dict[str, Any]] = {}
+        codes = []
+        with self._database.transaction() as connection:
+            known = store.load_hmacs(connection)
+            for columns in prepared:
+                if isinstance(columns, str):
+                    codes.append(columns)
+                    continue
+                key_hmac = columns["key_hmac"]
+                codes.append("repeated" if key_hmac in new else "key_exists" if key_hmac in known else "")
+                if not codes[-1]:
+                    new[key_hmac] = columns
+            store.insert_keys(connection, [(columns, healthy) for columns in new.values()], self._clock.wall())
+        self.refresh()
+        return codes
+
+    def _prepared(self, row: Mapping[str, Any]) -> dict[str, Any] | str:
+        """All columns of a row that people may write, or the code of its fault."""
+        try:
+            value = check_value(row.get("key"))
+            columns = to_columns({**DEFAULTS, **{name: row[name] for name in FIELDS if name in row}})
+        except BadRequest as error:
+            return error.code
+        return {**columns, **self._seal(value)}
+
     def import_(self, rows: object) -> tuple[int, int]:
         """
         Add the keys of an export, all in one transaction; returns how many were imported and how many skipped
@@ -337,12 +387,9 @@ class KeyManager(LiveKeys):
         """All columns of an imported row that people may write; None for an unusable one."""
         if not isinstance(row, dict):
             return None
-        try:
-            value = check_value(row.get("key_value"))
-            columns = to_columns({**DEFAULTS, **{name: row[name] for name in FIELDS if row.get(name) is not None}})
-        except BadRequest:
-            return None
-        return {**columns, **self._seal(value)}, _imported_state(row, self._clock.wall())
+        given = {name: value for name, value in row.items() if name in FIELDS and value is not None}
+        columns = self._prepared({**given, "key": row.get("key_value")})
+        return None if isinstance(columns, str) else (columns, store.imported_state(row, self._clock.wall()))
 
     def seed(self, provider: str, values: Iterable[str], *, name: str = "", note: str = "") -> int:
         """
@@ -381,22 +428,6 @@ class KeyManager(LiveKeys):
 
     def _seal(self, value: str) -> dict[str, Any]:
         return {"key_value": self._vault.encrypt(value), "key_hmac": self._vault.hmac(value), "key_hint": mask(value)}
-
-
-def _personal(status: Status, wall: float = 0.0) -> StoredState:
-    """The state that a person sets; a rest lasts an hour."""
-    until = wall + BULK_REST_S if status is Status.RESTING else None
-    return StoredState(status, until, "" if status is Status.HEALTHY else "manual")
-
-
-def _imported_state(row: Mapping[str, Any], wall: float) -> StoredState:
-    """The state that an exported key had; a rest that is over, or has no end, is none."""
-    if row.get("status") == Status.DISABLED:
-        return StoredState(Status.DISABLED, None, "manual")
-    until = row.get("disabled_until")
-    if row.get("status") == Status.RESTING and isinstance(until, int | float) and wall < until < wall + 31 * 86400:
-        return StoredState(Status.RESTING, float(until), "manual")
-    return StoredState(Status.HEALTHY)
 
 
 def _strongest(key: KeyState) -> Limit:

@@ -26,6 +26,8 @@ SYSTEM = "system"
 #: A group's rest is kept at the key that reported it, under this instead of a model name, or before the model's.
 GROUP_MARK = "*group*"
 MAX_MODEL_CHARS = 256
+#: How long a rest lasts that a person gives.
+BULK_REST_S = 3600.0
 _CHUNK = 500
 #: Two states of a key never have the same `state_at`, also when the clock stands still or is set back.
 _TICK_S = 1e-6
@@ -76,6 +78,22 @@ class StoredState:
     reason: str = ""
     evidence: str = ""
     failures: int = 0
+
+
+def personal(status: Status, wall: float = 0.0) -> StoredState:
+    """The state that a person sets; a rest lasts an hour."""
+    until = wall + BULK_REST_S if status is Status.RESTING else None
+    return StoredState(status, until, "" if status is Status.HEALTHY else "manual")
+
+
+def imported_state(row: Mapping[str, Any], wall: float) -> StoredState:
+    """The state that an exported key had; a rest that is over, or has no end, is none."""
+    if row.get("status") == Status.DISABLED:
+        return StoredState(Status.DISABLED, None, "manual")
+    until = row.get("disabled_until")
+    if row.get("status") == Status.RESTING and isinstance(until, int | float) and wall < until < wall + 31 * 86400:
+        return StoredState(Status.RESTING, float(until), "manual")
+    return StoredState(Status.HEALTHY)
 
 
 # -- reading -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.clock import Clock
-from app.errors import AllKeysResting, BadRequest, Conflict, ModelNotFound, NoKeys, NotFound
+from app.errors import AllKeysResting, BadRequest, ChangedMeanwhile, Conflict, ModelNotFound, NoKeys, NotFound
 from app.keys.base import Action, Ladder, Scope, Status, Verdict
 from app.storage.schema import daily_stats, keys, revision
 
@@ -684,3 +684,15 @@ def test_a_conversation_stays_with_its_key_in_every_worker_and_after_a_restart(w
     assert after.keys.owner(["gemini"], ["talk"], 0.0) == 2
     moment.pass_s(worker.settings.current.session_ttl)
     assert after.keys.owner(["gemini"], ["talk"], 0.0) is None
+
+
+def test_a_change_that_expects_what_is_no_longer_so_changes_nothing(worker):
+    manager = worker.keys
+    key_id = manager.add(VALUE + "1", name="first", note="a")
+    manager.update(key_id, {"name": "second"})
+    with pytest.raises(ChangedMeanwhile) as caught:
+        manager.update(key_id, {"name": "third", "note": "b"}, {"name": "first", "note": "a"})
+    assert caught.value.now == {"name": "second"}
+    assert (manager.get(key_id)["name"], manager.get(key_id)["note"]) == ("second", "a")
+    manager.update(key_id, {"note": "b"}, {"note": "a"})
+    assert (manager.get(key_id)["name"], manager.get(key_id)["note"]) == ("second", "b")
