@@ -128,6 +128,7 @@ def test_make_lists_its_targets():
             "test",
             "compile",
             "check",
+            "screenshots",
             "soak",
             "lint",
             "types",
