@@ -1,32 +1,32 @@
 """
-What the administration shows of the usage: key figures, statistics by key, day and model, and the request log.
+What the administration shows of the usage: key figures, statistics by key, day and model, and the request log
+(`app.request_log`).
 
-Reads only, with a constant number of queries whatever the number of keys. Every value is bound, never spliced, and
-the wildcards of a search text mean themselves.
+Reads only, with a constant number of queries whatever the number of keys. Every value is bound, never spliced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, or_, select
 
 from app.clock import DAY_S, Clock, utc_date
-from app.shapes import MAX_INT64, plain_attempt
+from app.request_log import MAX_PAGE, RequestFilter, RequestLog
+from app.shapes import MAX_INT64
 from app.storage.database import Database
-from app.storage.schema import daily_stats, keys, model_stats, request_log, request_shapes, requests
-from app.telemetry.logs import iso_milliseconds, safe_text
+from app.storage.schema import daily_stats, keys, model_stats
 from app.totals import read_counts
 
 GLOBAL_DAYS: Final = 7
 KEY_DAYS: Final = 30
-MAX_PAGE: Final = 500
 _SLOW_MS: Final = 5000
 
 Json = dict[str, Any]
+
+__all__ = ["MAX_PAGE", "UNUSED", "KeyUsage", "RequestFilter", "UsageQueries", "kpi"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +46,6 @@ class KeyUsage:
 UNUSED: Final = KeyUsage(kpi=100, usage_today=0, total_usage=0)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFilter:
-    """
-    Which requests to list; None or "" = all.
-
-    status_class  -- 2 for the statuses 200 to 299, and so on
-    model         -- as the caller asked or as it was sent
-    since, until  -- Unix seconds, `since` included, `until` not
-    text          -- part of the path or of the request id, in any case
-    before_id     -- only rows below this id: the `next_before_id` of the page before
-    limit         -- rows on a page, at most 500
-    """
-
-    status_class: int | None = None
-    outcome: str | None = None
-    model: str | None = None
-    provider: str | None = None
-    key_id: int | None = None
-    client_id: int | None = None
-    stream: bool | None = None
-    since: float | None = None
-    until: float | None = None
-    text: str | None = None
-    before_id: int | None = None
-    limit: int = 100
-
-
 def kpi(total: int, successes: int, total_latency_ms: int) -> int:
     """
     The score of a key's day: 70 points for its share of successes, 30 for a short average latency, none of these from
@@ -90,6 +63,7 @@ class UsageQueries:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or Clock()
+        self.log = RequestLog(database, self._clock)
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -212,26 +186,12 @@ class UsageQueries:
         {"requests": [row, with its attempts as a list and `started` in ISO 8601],
         "next_before_id": id for the next page, or None at the end}.
         """
-        wanted = wanted or RequestFilter()
-        limit = max(1, min(wanted.limit, MAX_PAGE))
-        conditions = _conditions(wanted)
-        if conditions is None:
-            return {"requests": [], "next_before_id": None}
-        query = request_log.where(*conditions).order_by(requests.c.id.desc()).limit(limit + 1)
-        rows = [_request(row) for row in self._all(query)]
-        more = len(rows) > limit
-        return {"requests": rows[:limit], "next_before_id": rows[limit - 1]["id"] if more else None}
+        page = self.log.page(wanted or RequestFilter())
+        return {"requests": page.rows, "next_before_id": page.next_before_id}
 
     def get_request(self, identity: str) -> Json | None:
         """The request with this row id or, where there is none, the newest one with this request id; None without."""
-        matching: ColumnElement[bool] = requests.c.request_id == safe_text(identity, 128)
-        order: list[ColumnElement[Any]] = [requests.c.id.desc()]
-        row_id = int(identity) if identity.isascii() and identity.isdigit() and len(identity) <= 19 else MAX_INT64 + 1
-        if row_id <= MAX_INT64:
-            matching = or_(matching, requests.c.id == row_id)
-            order.insert(0, case((requests.c.id == row_id, 0), else_=1))
-        rows = self._all(request_log.where(matching).order_by(*order).limit(1))
-        return _request(rows[0]) if rows else None
+        return self.log.get(identity)
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -297,54 +257,3 @@ def _distribution(rows: Sequence[RowMapping]) -> list[Json]:
         by_key.setdefault(row["id"], (row["name"], []))[1].append(row["model_usage"])
     found = [{"name": name, "usage": _counts(texts)} for name, texts in by_key.values()]
     return [entry for entry in found if entry["usage"]]
-
-
-def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]] | None:
-    """The WHERE conditions; None when no row can match."""
-    row, shape = requests.c, request_shapes.c
-    if any(number is not None and not 0 <= number <= MAX_INT64 for number in (wanted.key_id, wanted.client_id)):
-        return None
-    equal: list[tuple[ColumnElement[Any], Any]] = [
-        (row.key_id, wanted.key_id),
-        (shape.client_id, wanted.client_id),
-        (shape.stream, wanted.stream),
-        (shape.outcome, _text(wanted.outcome)),
-        (shape.provider, _text(wanted.provider)),
-    ]
-    found = [column == value for column, value in equal if value is not None]
-    if wanted.status_class is not None:
-        first = max(0, min(wanted.status_class, 99)) * 100
-        found.append(shape.status.between(first, first + 99))
-    if model := _text(wanted.model):
-        found.append(or_(shape.model == model, shape.upstream_model == model))
-    if wanted.since is not None:
-        found.append(row.started_at >= wanted.since)
-    if wanted.until is not None:
-        found.append(row.started_at < wanted.until)
-    if text := _text(wanted.text):
-        found.append(or_(shape.path.icontains(text, autoescape=True), row.request_id.icontains(text, autoescape=True)))
-    if wanted.before_id is not None:
-        found.append(row.id < min(max(0, wanted.before_id), MAX_INT64))
-    return found
-
-
-def _text(text: str | None) -> str | None:
-    return safe_text(text, 500) or None if text else None
-
-
-def _request(row: RowMapping) -> Json:
-    found = dict(row)
-    found["stream"] = bool(row["stream"])
-    found["started"] = iso_milliseconds(row["started_at"])
-    found["attempts"] = _attempts(row)
-    return found
-
-
-def _attempts(row: RowMapping) -> list[Any]:
-    if not row["attempts"]:
-        return [asdict(plain_attempt(row["provider"], row["status"], row["key_id"], row["duration_ms"]))]
-    try:
-        attempts = orjson.loads(row["attempts"])
-    except orjson.JSONDecodeError:
-        return []
-    return attempts if isinstance(attempts, list) else []

@@ -421,6 +421,11 @@ def test_requests_are_listed_filtered_and_paged(middleware: Middleware) -> None:
     assert (len(page["requests"]), page["next_before"]) == (1, None)
     for query, count in (
         ("status=5xx", 2),
+        ("status=502", 2),
+        ("verdict=failed", 0),
+        ("dialect=gemini", 0),
+        ("key=nobody", 0),
+        ("range=1h", 5),
         ("model=model-3", 1),
         ("outcome=success", 5),
         ("provider=nobody", 0),
@@ -441,7 +446,8 @@ def test_requests_are_listed_filtered_and_paged(middleware: Middleware) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=x", "status=200", "key_id=-1", "key_id=99999999999999999999", "stream=1", "since=x"]
+    ["limit=0", "limit=501", "limit=x", "status=99", "status=20x", "verdict=ok", "range=1y", "since=x"]
+    + ["key_id=-1", "key_id=99999999999999999999", "stream=1"]
     + ["sort=id", "before=1%27", "limit=1&limit=2", "model=%00"],
 )
 def test_wrong_filters_are_named(client: FlaskClient, query: str) -> None:
