@@ -45,6 +45,7 @@ from app.storage.revision import RevisionPoller
 from app.storage.writer import Writer
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
+from app.telemetry.pace import Pacemeter
 from app.usage import UsageStore
 from app.usage_queries import UsageQueries
 from app.vault import Vault
@@ -102,6 +103,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         usage_queries=UsageQueries(database, clock),
         rollups=RollupQueries(database, clock),
         metrics=metrics,
+        pace=Pacemeter(metrics, clock),
         health=Health(
             database,
             writer,

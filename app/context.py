@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from app.storage.database import Database
     from app.storage.writer import Writer
     from app.telemetry.metrics import Metrics
+    from app.telemetry.pace import Pacemeter
     from app.usage import UsageStore
     from app.usage_queries import UsageQueries
     from app.vault import Vault
@@ -60,6 +61,7 @@ class Services:
     usage_queries: UsageQueries
     rollups: RollupQueries
     metrics: Metrics
+    pace: Pacemeter
     health: Health
     redactor: Redactor
     shared: SharedTable

@@ -5,7 +5,7 @@ log is: never from the log itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
 from datetime import timedelta
@@ -154,6 +154,13 @@ class RollupQueries:
         ]
         everything = int(busiest[0]["all_requests"]) if busiest else 0
         return found, everything - sum(key["requests"] for key in found)
+
+    def key_names(self, ids: Collection[int]) -> dict[int, str]:
+        """The names of these keys."""
+        if not ids:
+            return {}
+        rows = self._all(select(keys.c.id, keys.c.name).where(keys.c.id.in_(sorted(ids))))
+        return {int(row["id"]): str(row["name"]) for row in rows}
 
     # -- parts ------------------------------------------------------------------------------------
 

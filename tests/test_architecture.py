@@ -100,6 +100,7 @@ PURE = (
     "app.keys.rotation",
     "app.keys.ring",
     "app.keys.preview",
+    "app.keys.unwell",
     "app.keys.states",
     "app.keys.verdicts",
     "app.keys.verdict_effects",

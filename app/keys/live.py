@@ -31,6 +31,7 @@ from .ledger import Ledger
 from .rotation import PROBE_TIMEOUT_S, Rotation
 from .states import Change, Outcome, Pick, Policy
 from .store import KeyRow
+from .unwell import Unwell, find_unwell
 from .writes import WriteChange, WriteCounts
 
 _log = logging.getLogger(__name__)
@@ -143,6 +144,16 @@ class LiveKeys:
             changes = self._rotation.heal(now)
             jobs = self._changes(changes)
         self._hand_over(jobs)
+
+    def unwell(self, most: int, without: str = "") -> Unwell:
+        """
+        The keys that do not serve, each kind at most `most`: which, why, and until when in Unix seconds.
+
+        without  -- a provider to leave out
+        """
+        with self._lock:
+            keys = [key for key in self._rotation.keys.values() if key.provider != without]
+            return find_unwell(keys, most, self._to_wall, self._safe_message)
 
     def usable(self, provider: str, now: float) -> int:
         """Keys of the provider entry that could serve now."""

@@ -27,7 +27,7 @@ from .fields import DEFAULT_NAME, DEFAULT_PROVIDER, DEFAULTS, FIELDS, check_stat
 from .live import LiveKeys
 from .preview import Preview, look
 from .sessions import Sessions
-from .states import KeyState, Limit
+from .states import KeyState
 from .store import KeyRow, StoredState
 from .writes import read_evidence
 
@@ -113,7 +113,7 @@ class KeyManager(LiveKeys):
             counts: dict[str, dict[Status, int]] = {}
             for key in self._rotation.keys.values():
                 of_provider = counts.setdefault(key.provider, dict.fromkeys(Status, 0))
-                of_provider[_strongest(key).status] += 1
+                of_provider[key.strongest().status] += 1
             return counts
 
     def list_keys(self) -> list[Item]:
@@ -185,7 +185,7 @@ class KeyManager(LiveKeys):
         return item
 
     def _show_state(self, item: Item, key: KeyState) -> None:
-        limit = _strongest(key)
+        limit = key.strongest()
         resting = limit.status is Status.RESTING
         item["status"] = limit.status
         item["disabled_until"] = self._to_wall(limit.until) if resting else None
@@ -428,10 +428,3 @@ class KeyManager(LiveKeys):
 
     def _seal(self, value: str) -> dict[str, Any]:
         return {"key_value": self._vault.encrypt(value), "key_hmac": self._vault.hmac(value), "key_hint": mask(value)}
-
-
-def _strongest(key: KeyState) -> Limit:
-    """The limit that people should see as the key's state."""
-    if key.limit.status is Status.HEALTHY and key.team is not None:
-        return key.team.limit
-    return key.limit

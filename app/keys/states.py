@@ -149,6 +149,12 @@ class KeyState:
             yield self.team.limit
             yield from self.team.pairs.values()
 
+    def strongest(self) -> Limit:
+        """The limit that people should see as the key's state."""
+        if self.limit.status is Status.HEALTHY and self.team is not None:
+            return self.team.limit
+        return self.limit
+
     def adopt(self, old: KeyState) -> None:
         """Take over the state of the key that this one replaces."""
         self.limit, self.pairs = old.limit, old.pairs

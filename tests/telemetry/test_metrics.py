@@ -260,6 +260,7 @@ sys.stdout.write(metrics.render()[0].decode())
 shown = metrics.as_json()
 assert shown["requestsTotal"] == 20, shown
 assert shown["streamingSessions"] == 1, shown
+assert metrics.under_way() == (20, 1, 1), metrics.under_way()
 """
 
 

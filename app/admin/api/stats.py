@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from app.admin import http
+from app.admin.dashboard import dashboard
 from app.admin.overview import health_status
 
 bp = Blueprint("stats", __name__)
@@ -22,6 +23,13 @@ def global_stats() -> Response:
     "model_usage_today"}`; days without a request are in it with zeros.
     """
     return http.answer(http.services().usage_queries.global_stats(health_status(http.services())))
+
+
+@bp.get("/dashboard")
+def dashboard_figures() -> Response:
+    """What the dashboard shows; `?days=` 1 (today), 7 or 30."""
+    wanted = http.parameters({"days": http.integer(1, MAX_DAYS)})
+    return http.answer(dashboard(http.services(), wanted.get("days", 1)))
 
 
 @bp.get("/keys/<key_id>/stats")
