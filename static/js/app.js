@@ -155,6 +155,25 @@ document.addEventListener("change", (event) => {
   }
 });
 
+// A form whose work takes a while says so, and is not sent twice.
+document.addEventListener("submit", (event) => {
+  const form = event.target.closest("form[data-busy]");
+  const button = form && (event.submitter ?? form.querySelector("[type=submit]"));
+  if (!button || event.defaultPrevented) return;
+  button.setAttribute("aria-busy", "true");
+  button.textContent = form.dataset.busy;
+  form.addEventListener("submit", (again) => again.preventDefault(), { once: true });
+});
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
+// Links that look like buttons answer to the space bar as buttons do.
+document.addEventListener("keydown", (event) => {
+  const link = event.key === " " && event.target.closest("a[role=button]");
+  if (!link) return;
+  event.preventDefault();
+  link.click();
+});
+
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.closest("input, textarea, select, [contenteditable]")) return;

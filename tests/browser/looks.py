@@ -8,6 +8,7 @@ from __future__ import annotations
 #: name -> address, of pages that show something worth seeing without further steps.
 PAGES = {
     "dashboard": "/middleware/",
+    "welcome": "/middleware/welcome",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import canned
+from tests.browser.ordinary import ordinary
 from tests.fake_behaviors import json_reply
 from tests.fake_provider import FakeProvider
 from tests.gateway import Gateway
@@ -41,7 +41,7 @@ def _use(gateway: Gateway, upstream: FakeProvider) -> None:
             values[3]: json_reply({"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}, 401),
         }
     )
-    upstream.default(json_reply(canned.chat()))
+    upstream.default(ordinary)
     for number in range(CALLS):
         model = ("gpt-5-mini", "gpt-5", "gpt-4o")[number % 3]
         gateway.post("/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "Hello"}]})

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.admin.pages import appearance, frame, home, root
+from app.admin.pages import appearance, frame, home, root, welcome
 from app.auth import register_error_handlers
 
-PAGES = (root, home, appearance)
+PAGES = (root, home, welcome, appearance)
 
 pages_bp = Blueprint("pages", __name__)
 for page in PAGES:
