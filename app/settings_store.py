@@ -79,16 +79,19 @@ class LiveSettings:
                 bump(connection)
         return self.refresh()
 
-    def reset(self, names: Iterable[str] | None = None) -> Settings:
+    def reset(self, names: Iterable[str] | None = None, *, expected: Mapping[str, Value] | None = None) -> Settings:
         """Forget the stored values of these settings, or of all: the environment and the defaults count again.
 
-        Returns the settings after it. Raises BadRequest for an unknown name, and then forgets nothing.
+        expected -- as for `update`
+
+        Returns the settings after it. Raises BadRequest for an unknown name and SettingsChanged: then all stay.
         """
         forget = sa.delete(table)
         if names is not None:
             wanted = [settings.known(name).name for name in names]
             forget = forget.where(table.c.key.in_(wanted))
         with self._lock, self._database.transaction() as connection:
+            self._compare(connection, expected or {})
             connection.execute(forget)
             bump(connection)
         return self.refresh()

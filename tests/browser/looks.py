@@ -9,6 +9,7 @@ from __future__ import annotations
 PAGES = {
     "dashboard": "/middleware/",
     "welcome": "/middleware/welcome",
+    "settings": "/middleware/settings",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

@@ -25,6 +25,8 @@ def change(services: Services, values: Mapping[str, object], expected: Mapping[s
     return services.live_settings.update(values, expected=expected, checks=(provider_exists,))
 
 
-def reset(services: Services, names: Iterable[str] | None = None) -> Settings:
-    """Forget what was saved for these settings, or for all. Raises BadRequest for an unknown name."""
-    return services.live_settings.reset(names)
+def reset(
+    services: Services, names: Iterable[str] | None = None, expected: Mapping[str, Value] | None = None
+) -> Settings:
+    """Forget what was saved for these settings, or for all. Raises BadRequest for an unknown name, SettingsChanged."""
+    return services.live_settings.reset(names, expected=expected)
