@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.admin.pages import PAGES, appearance, frame, home, root, settings, welcome
+from app.admin.pages import appearance, frame, home, root, settings, welcome
 from app.auth import register_error_handlers
 
 PAGES = (root, home, welcome, appearance, settings)
