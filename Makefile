@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto --reruns 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test compile check screenshots soak lint types format migrate bench bench-all clean
+.PHONY: help run test compile check screenshots soak lint types format migrate bench bench-all bench-pages clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench: .make/runtime ## Compare with nginx in two to three minutes; bench/README
 bench-all: .make/runtime ## Measure everything and write bench/RESULTS.md
 	@$(COMPILE) || true
 	@$(BIN)/python -m bench all
+
+bench-pages: .make/runtime ## Measure the first view of each page with a million requests; writes bench/PAGES.md
+	@$(BIN)/python -m bench.pages
 
 clean: ## Remove what can be made again; data/ and .env stay
 	rm -rf $(VENV) .make .mypy_cache .ruff_cache .pytest_cache .hypothesis

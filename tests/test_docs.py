@@ -136,6 +136,7 @@ def test_make_lists_its_targets():
             "migrate",
             "bench",
             "bench-all",
+            "bench-pages",
             "clean",
             "help",
         ]
