@@ -5,6 +5,7 @@ log is: never from the log itself.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date as Date
@@ -22,6 +23,8 @@ from app.storage.schema import client_stats, daily_stats, keys, model_stats, per
 from app.totals import read_counts
 
 Json = dict[str, Any]
+#: How long the sums of past days are kept in memory.
+PAST_KEPT_S: Final = 300.0
 _SUMMED: Final = ("requests", "successes", "tokens_in", "tokens_out", "cached_tokens")
 _NAMED: Final = ("outcomes", "statuses", "verdicts", "error_codes", "latencies", "first_tokens")
 
@@ -70,6 +73,8 @@ class RollupQueries:
     def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or Clock()
+        #: days -> (today, until when in monotonic seconds, requests by key)
+        self._past: dict[int, tuple[str, float, dict[int, int]]] = {}
 
     # -- clients and models -----------------------------------------------------------------------
 
@@ -117,11 +122,15 @@ class RollupQueries:
         rows = self._periods([utc_hour(at) for at in begun])
         return [{"at": at} | summed(rows.get(utc_hour(at))) for at in begun]
 
-    def days(self, count: int) -> tuple[Json, list[Json]]:
-        """The last `count` days: (all added up, [{"date"} and what `summed` gives], oldest first, empty ones too)."""
+    def total(self, days: int) -> Json:
+        """The last `days` days, today included, added up by `summed`."""
+        return summed(*self._periods(self.dates(days)).values())
+
+    def days(self, count: int) -> list[Json]:
+        """The last `count` days, oldest first, empty ones included: [{date, requests, successes, errors}]."""
         dates = self.dates(count)
         rows = self._periods(dates)
-        return summed(*rows.values()), [{"date": date} | summed(rows.get(date)) for date in dates]
+        return [_day(date, rows.get(date)) for date in dates]
 
     def _periods(self, wanted: list[str]) -> dict[str, RowMapping]:
         rows = self._all(select(period_stats).where(period_stats.c.period.in_(wanted)))
@@ -134,32 +143,65 @@ class RollupQueries:
         The keys with the most requests in the last `days` days, and the requests of all others:
         ([{"key_id", "name", "provider", "requests", "models": {model: n}}], n).
         """
-        first = self.first_date(days)
-        busiest = self._all(_busiest(first, most))
-        models: dict[int, dict[str, int]] = {}
-        stats = model_stats.c
-        used = select(stats.key_id, stats.model, func.sum(stats.requests).label("requests"))
-        used = used.where(stats.key_id.in_([row["id"] for row in busiest]), stats.date >= first, stats.requests > 0)
-        for row in self._all(used.group_by(stats.key_id, stats.model).order_by(stats.model)):
-            models.setdefault(int(row["key_id"]), {})[row["model"]] = int(row["requests"])
+        dates = self.dates(days)
+        counts = self._requests_by_key(dates[-1])
+        for key_id, count in self._requests_before_today(dates).items():
+            if key_id in counts:  # a key that was deleted since has no name any more
+                counts[key_id] += count
+        used = ((count, key_id) for key_id, count in counts.items() if count)
+        busiest = heapq.nsmallest(most, used, lambda item: (-item[0], item[1]))
+        ids = [key_id for _, key_id in busiest]
+        models = self._models_by_key(ids, dates[0])
+        shown = {row["id"]: row for row in self._all(select(keys.c.id, keys.c.name, keys.c.provider).where(_in(ids)))}
         found = [
             {
-                "key_id": row["id"],
-                "name": row["name"],
-                "provider": row["provider"],
-                "requests": int(row["requests"]),
-                "models": models.get(row["id"], {}),
+                "key_id": key_id,
+                "name": shown[key_id]["name"],
+                "provider": shown[key_id]["provider"],
+                "requests": count,
+                "models": models.get(key_id, {}),
             }
-            for row in busiest
+            for count, key_id in busiest
+            if key_id in shown
         ]
-        everything = int(busiest[0]["all_requests"]) if busiest else 0
-        return found, everything - sum(key["requests"] for key in found)
+        return found, sum(counts.values()) - sum(key["requests"] for key in found)
+
+    def _requests_before_today(self, dates: list[str]) -> dict[int, int]:
+        """
+        The sums of all days but the last one. Kept for a while: adding them up takes long where there are many keys,
+        and only requests that began before midnight and end after it still change them.
+        """
+        if len(dates) == 1:
+            return {}
+        now = self._clock.monotonic()
+        kept = self._past.get(len(dates))
+        if kept is None or kept[0] != dates[-1] or now >= kept[1]:
+            found = self._requests_by_key(dates[0], dates[-1])
+            kept = self._past[len(dates)] = (dates[-1], now + PAST_KEPT_S, found)
+        return kept[2]
+
+    def _requests_by_key(self, first: str, before: str = "~") -> dict[int, int]:
+        """Each key by itself: that is a few steps in the index of the statistics, however many days there are."""
+        stats = daily_stats.c
+        of_the_key = (stats.key_id == keys.c.id, stats.date >= first, stats.date < before)
+        total = select(func.coalesce(func.sum(stats.requests), 0)).where(*of_the_key).scalar_subquery()
+        with self._database.read() as connection:
+            return {int(key_id): int(count) for key_id, count in connection.execute(select(keys.c.id, total))}
+
+    def _models_by_key(self, ids: list[int], first: str) -> dict[int, dict[str, int]]:
+        stats = model_stats.c
+        used = select(stats.key_id, stats.model, func.sum(stats.requests).label("requests"))
+        used = used.where(stats.key_id.in_(ids), stats.date >= first, stats.requests > 0)
+        models: dict[int, dict[str, int]] = {}
+        for row in self._all(used.group_by(stats.key_id, stats.model).order_by(stats.model)):
+            models.setdefault(int(row["key_id"]), {})[row["model"]] = int(row["requests"])
+        return models
 
     def key_names(self, ids: Collection[int]) -> dict[int, str]:
         """The names of these keys."""
         if not ids:
             return {}
-        rows = self._all(select(keys.c.id, keys.c.name).where(keys.c.id.in_(sorted(ids))))
+        rows = self._all(select(keys.c.id, keys.c.name).where(_in(ids)))
         return {int(row["id"]): str(row["name"]) for row in rows}
 
     # -- parts ------------------------------------------------------------------------------------
@@ -196,13 +238,13 @@ def summed(*given: RowMapping | None) -> Json:
     return found | counts
 
 
-def _busiest(first: str, most: int) -> Select[Any]:
-    """Each key by itself: that is a few steps in the index of the statistics, however many days there are."""
-    of_the_key = (daily_stats.c.key_id == keys.c.id, daily_stats.c.date >= first)
-    total = select(func.coalesce(func.sum(daily_stats.c.requests), 0)).where(*of_the_key).scalar_subquery()
-    each = select(keys.c.id, keys.c.name, keys.c.provider, total.label("requests")).subquery()
-    query = select(each, func.sum(each.c.requests).over().label("all_requests")).where(each.c.requests > 0)
-    return query.order_by(each.c.requests.desc(), each.c.id).limit(most)
+def _day(date: str, row: RowMapping | None) -> Json:
+    requests, successes = (int(row["requests"]), int(row["successes"])) if row is not None else (0, 0)
+    return {"date": date, "requests": requests, "successes": successes, "errors": requests - successes}
+
+
+def _in(ids: Collection[int]) -> ColumnElement[bool]:
+    return keys.c.id.in_(sorted(ids))
 
 
 def _counts(stored: Iterable[str]) -> dict[str, int]:

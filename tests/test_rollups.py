@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 
 from app.booking import entry_of
 from app.price_store import PriceList
 from app.records import RequestRecord
-from app.storage.schema import client_stats, period_stats
+from app.storage.schema import client_stats, keys, period_stats
 from tests.usage_cases import DAY_S, NOON, Bench, a_record, an_attempt, bench_at
 
 FREE = PriceList({})
@@ -113,10 +114,9 @@ def test_hours_add_up_to_days(bench: Bench) -> None:
     bench.record(a_record(duration_ms=2), a_record(started_at=NOON - 3600, duration_ms=4))
     bench.record(a_record(started_at=NOON - DAY_S, duration_ms=9))
 
-    total, days = bench.rollups.days(3)
+    total, days = bench.rollups.total(3), bench.rollups.days(3)
 
     assert [(day["date"], day["requests"]) for day in days] == [("2026-11-18", 0), ("2026-11-19", 1), ("2026-11-20", 2)]
-    assert [day["latency_p95"] for day in days] == [None, 9, 4]
     assert (total["requests"], total["latency_p50"], total["statuses"]) == (3, 4, {"200": 3})
 
 
@@ -258,3 +258,26 @@ def test_the_busiest_keys_are_named_with_their_models_and_the_others_summed_up(b
     assert [key["models"] for key in busiest] == [{"gpt-5": 3}, {"m0": 1, "m1": 1}]
     assert others == 1
     assert bench.rollups.busiest_keys(6, 1)[1] == 4
+
+
+def test_keys_that_are_deleted_are_forgotten_and_new_requests_counted_at_once(bench: Bench) -> None:
+    yesterday = NOON - DAY_S
+    bench.record(*(a_record(key_id, started_at=yesterday) for key_id in (1, 1, 1, 2, 2, 3)))
+    assert [key["key_id"] for key in bench.rollups.busiest_keys(7, 2)[0]] == [1, 2]
+
+    with bench.database.transaction() as connection:
+        connection.execute(delete(keys).where(keys.c.id == 1))
+    bench.record(a_record(3), a_record(3))
+
+    busiest, others = bench.rollups.busiest_keys(7, 2)
+    assert [(key["key_id"], key["requests"]) for key in busiest] == [(3, 3), (2, 2)]
+    assert others == 0
+
+
+def test_a_new_day_is_a_new_range(bench: Bench) -> None:
+    bench.record(a_record(1, started_at=NOON - 6 * DAY_S), a_record(2))
+    assert [key["key_id"] for key in bench.rollups.busiest_keys(7, 5)[0]] == [1, 2]
+
+    bench.now += DAY_S
+
+    assert [key["key_id"] for key in bench.rollups.busiest_keys(7, 5)[0]] == [2]

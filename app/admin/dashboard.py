@@ -20,23 +20,24 @@ CHART_DAYS: Final = 30
 BUSIEST: Final = 10
 #: Keys that are named of each kind that does not serve.
 UNWELL: Final = 8
+#: What is charted of each hour.
+_CHARTED: Final = ("at", "requests", "successes", "errors", "latency_p50", "latency_p95", "first_token_p50")
 
 Json = dict[str, Any]
 
 
 def dashboard(services: Services, days: int) -> Json:
     """
-    {days, at (Unix seconds), state: {level, words}, demonstration, health_status: {state: n}, live, totals, hours,
-    dates, models, keys, other_keys, unwell}: see `docs/admin-api.md`.
+    {days, at (Unix seconds), state: {level, words}, demonstration, health_status: {state: n}, providers, live,
+    totals, hours, dates, models, keys, other_keys, unwell}: see `docs/admin-api.md`.
 
     days  -- how far back the sums go, today included; `hours` and `dates` do not follow it
     """
     demonstration = demonstration_answers(services)
-    state = overview(provider_rows(services), demonstration)
+    rows = provider_rows(services)
+    state = overview(rows, demonstration)
     prices = services.prices.price_list()
-    totals, dates = services.rollups.days(CHART_DAYS)
-    if days != CHART_DAYS:
-        totals = services.rollups.days(days)[0]
+    totals = services.rollups.total(days)
     used, models = services.rollups.models(days, prices)
     busiest, others = services.rollups.busiest_keys(days, BUSIEST)
     return {
@@ -45,6 +46,7 @@ def dashboard(services: Services, days: int) -> Json:
         "state": asdict(state),
         "demonstration": demonstration,
         "health_status": health_status(services),
+        "providers": [asdict(row) for row in rows],
         "live": asdict(services.pace.look()),
         "totals": totals
         | {
@@ -53,8 +55,8 @@ def dashboard(services: Services, days: int) -> Json:
             "unpriced": used["unpriced"],
             "has_prices": bool(prices),
         },
-        "hours": [_charted(hour, "at") for hour in services.rollups.hours(HOURS)],
-        "dates": [_charted(date, "date") for date in dates],
+        "hours": [{name: hour[name] for name in _CHARTED} for hour in services.rollups.hours(HOURS)],
+        "dates": services.rollups.days(CHART_DAYS),
         "models": models,
         "keys": busiest,
         "other_keys": others,
@@ -64,11 +66,6 @@ def dashboard(services: Services, days: int) -> Json:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _charted(period: Json, name: str) -> Json:
-    wanted = (name, "requests", "successes", "errors", "latency_p50", "latency_p95", "first_token_p50")
-    return {column: period[column] for column in wanted}
 
 
 def _unwell(services: Services, hidden: str) -> Json:

@@ -112,7 +112,9 @@ class KeyManager(LiveKeys):
         with self._lock:
             counts: dict[str, dict[Status, int]] = {}
             for key in self._rotation.keys.values():
-                of_provider = counts.setdefault(key.provider, dict.fromkeys(Status, 0))
+                of_provider = counts.get(key.provider)
+                if of_provider is None:
+                    of_provider = counts[key.provider] = dict.fromkeys(Status, 0)
                 of_provider[key.strongest().status] += 1
             return counts
 
