@@ -56,6 +56,7 @@ def check() -> AnyResponse | None:
             return None
         if not _logged_in():
             return _ask_to_log_in(as_json)
+        g.admitted = True
         _check_change()
     except MiddlewareError as error:
         return http.failure(error) if as_json else _page_of(error)
@@ -281,7 +282,9 @@ def _page_of(error: MiddlewareError) -> AnyResponse:
 
 
 def _message_page(status: int, title: str, message: str) -> AnyResponse:
-    return Response(render_template("message/index.html", title=title, message=message), status)
+    # Strangers get no navigation.
+    admitted = g.get("admitted", False)
+    return Response(render_template("message/index.html", title=title, message=message, admitted=admitted), status)
 
 
 # -- calls -------------------------------------------------------------------------------------------

@@ -102,3 +102,11 @@ def test_text_from_outside_stays_text(locked: Middleware) -> None:
     ):
         assert "<script>alert" not in text
         assert "<img" not in text
+
+
+def test_an_address_that_is_not_there_shows_the_navigation_to_those_who_are_logged_in(locked: Middleware) -> None:
+    answer = locked.client(bearer=True).get("/middleware/nowhere")
+    assert answer.status_code == 404
+    assert "There is no page at this address." in answer.text
+    assert "/middleware/keys" in answer.text
+    assert locked.client().get("/middleware/nowhere").status_code == 302
