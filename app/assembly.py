@@ -103,7 +103,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         usage_queries=UsageQueries(database, clock),
         rollups=RollupQueries(database, clock),
         metrics=metrics,
-        pace=Pacemeter(metrics, clock),
+        pace=Pacemeter(metrics, shared, clock),
         health=Health(
             database,
             writer,
