@@ -10,6 +10,7 @@ PAGES = {
     "dashboard": "/middleware/",
     "welcome": "/middleware/welcome",
     "settings": "/middleware/settings",
+    "playground": "/middleware/playground",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.admin.pages import appearance, frame, home, root, settings, welcome
+from app.admin.pages import appearance, frame, home, playground, root, settings, welcome
 from app.auth import register_error_handlers
 
-PAGES = (root, home, welcome, appearance, settings)
+PAGES = (root, home, welcome, appearance, settings, playground)
 
 pages_bp = Blueprint("pages", __name__)
 for page in PAGES:
