@@ -4,6 +4,7 @@ How figures are said to people: grouped numbers, bytes, durations, money. The fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -52,12 +53,13 @@ def seconds(duration_s: float | None) -> str:
 
 
 def money(dollars: float | None) -> str:
-    """US dollars: 1234.5 -> `$1,234.50`, 0.00042 -> `$0.00042`."""
+    """US dollars: 1234.5 -> `$1,234.50`, 0.050635 -> `$0.0506`, 0.00042 -> `$0.00042`."""
     if dollars is None:
         return NOTHING
     if dollars == 0 or abs(dollars) >= 1:
         return f"${dollars:,.2f}"
-    return "$" + f"{dollars:.6f}".rstrip("0").ljust(4, "0")
+    places = min(2 - math.floor(math.log10(abs(dollars))), 9)
+    return "$" + f"{dollars:.{places}f}".rstrip("0").ljust(4, "0")
 
 
 def percent(share: float | None) -> str:
