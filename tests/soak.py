@@ -265,13 +265,17 @@ def quiet(server: Server, upstream: FakeProvider) -> None:
 
 def findings(server: Server, tally: Tally, memory_before: float, before: Counter[str]) -> Findings:
     wait_until(lambda: len(server.outcomes()) >= tally.sent, 10.0, 0.2)
-    recorded = len(server.outcomes())
+    outcomes = Counter(server.outcomes())
+    recorded = outcomes.total()
+    wait_until(lambda: summed_up(server) == outcomes, 10.0, 0.2)
+    summed = summed_up(server)
     growth, after = resident_mib(server) - memory_before, open_files(server)
     more = after - before
     running = in_flight(server)
     log = server.log()
     checks = {
         f"{tally.sent} requests were sent and {recorded} recorded": recorded == tally.sent,
+        f"the sums say {dict(summed)}": summed == outcomes,
         f"memory grew by {growth:.1f} MiB": growth <= GROWTH_MIB,
         f"more is open than before: {dict(more)}": more.total() - more[DATABASE] <= 1,
         f"{after[DATABASE]} files of the database are open": after[DATABASE] <= MAX_DATABASE_FILES,
@@ -280,9 +284,14 @@ def findings(server: Server, tally: Tally, memory_before: float, before: Counter
         "no request succeeded": tally.seen["read 200"] > 0,
     }
     problems = [said for said, well in checks.items() if not well]
-    outcomes = Counter(server.outcomes())
     files = (before.total(), after.total())
     return Findings(tally.sent, tally.refused, recorded, growth, files, running, tally.seen, outcomes, problems)
+
+
+def summed_up(server: Server) -> Counter[str]:
+    """The outcomes as the dashboard counts them."""
+    found: dict[str, int] = server.get("/middleware/api/dashboard?days=7").json["totals"]["outcomes"]
+    return Counter(found)
 
 
 def in_flight(server: Server) -> float:

@@ -205,5 +205,7 @@ def test_successes_that_are_booked_by_the_batch_are_written_by_the_thread(databa
     assert bench.queries.key_stats(1)["total_requests"] == 301
     assert [hour["requests"] for hour in bench.rollups.hours(2)] == [0, 301]
     assert bench.rollups.client_usage(1, PriceList({}))[0]["successes"] == 301
-    [busiest], others = bench.rollups.busiest_keys(1, 10)
+    [busiest], others = bench.rollups.busiest_keys(7, 10)
+    assert bench.rollups.total(7)["statuses"] == {"200": 301}
+    assert bench.rollups.client_days(0, 7, PriceList({}))["totals"]["requests"] == 301
     assert (busiest["models"], others) == ({"gpt-5": 301}, 0)
