@@ -90,9 +90,18 @@ class ModelOffers:
         offer = self._read(provider.name)
         return offer if offer is not None and offer.address == provider.base_url else None
 
+    def obstacle(self, provider: Provider) -> tuple[str, str] | None:
+        """Why the provider cannot be asked: a code and a sentence. None where it can."""
+        found = self._keys.preview(provider.name, None)
+        if found.key_id is not None or found.spare_id is not None:
+            return None
+        return _NO_KEY.get(found.outcome, _NO_KEY[PickOutcome.NO_KEYS])
+
     def ask(self, provider: Provider) -> Offer:
-        """Ask now, with one of the provider's keys, and remember the answer."""
+        """Ask now, with one of the provider's keys, and remember the answer. Without a key there is none."""
         offer = self._ask(provider)
+        if offer.key_id is None:
+            return offer
         before = self.known(provider)
         if not offer.ok and before is not None:
             offer = replace(offer, models=before.models, listed_at=before.listed_at)

@@ -17,4 +17,7 @@ KIND = Kind(
     models=("claude-*",),
     # Required by the API; a caller's own version always wins, since versions differ in what they accept.
     headers={"anthropic-version": "2023-06-01"},
+    title="Anthropic",
+    about="Claude models at api.anthropic.com.",
+    address="Leave it empty for Anthropic itself; give another one for a server that stands in for it.",
 )

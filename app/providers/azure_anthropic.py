@@ -25,4 +25,8 @@ KIND = Kind(
     path=_path,
     verdict_family="azure-anthropic",
     headers={"anthropic-version": "2023-06-01"},
+    title="Anthropic on Azure",
+    about="Claude on Azure AI Foundry; models are the names of deployments.",
+    address="The resource's address with /anthropic at its end.",
+    example="https://RESOURCE.services.ai.azure.com/anthropic",
 )

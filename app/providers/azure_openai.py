@@ -34,4 +34,11 @@ KIND = Kind(
     sign=_sign,
     path=_path,
     verdict_family="azure-openai",
+    title="Azure OpenAI",
+    about="OpenAI models on Azure; models are the names of deployments.",
+    address=(
+        "The resource's address. Without the query parameter api-version the version-free v1 API is used,"
+        " with it the deployment paths."
+    ),
+    example="https://RESOURCE.openai.azure.com",
 )

@@ -27,6 +27,10 @@ class Kind:
     models          -- globs of the models that an entry of this kind serves by default
     headers         -- headers added where the caller sent none of that name
     model_in_body   -- False where the upstream path alone names the model
+    title           -- its name for people
+    about           -- what it serves, in a sentence
+    address         -- which base URL an entry should give, in a sentence
+    example         -- such a base URL
     """
 
     name: str
@@ -38,6 +42,10 @@ class Kind:
     models: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     model_in_body: bool = True
+    title: str = ""
+    about: str = ""
+    address: str = ""
+    example: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,4 +30,10 @@ KIND = Kind(
     path=_path,
     verdict_family="databricks",
     models=("databricks-*",),
+    title="Databricks",
+    about="Model serving endpoints; models are the names of endpoints.",
+    address=(
+        "The workspace's address. One that ends in /invocations serves that one endpoint, whatever the model is called."
+    ),
+    example="https://WORKSPACE.cloud.databricks.com",
 )

@@ -25,4 +25,7 @@ KIND = Kind(
     path=_path,
     verdict_family="gemini",
     models=("gemini-*", "gemma-*", "learnlm-*", "imagen-*", "veo-*", "embedding-001", "text-embedding-004"),
+    title="Gemini",
+    about="Google's Gemini API at generativelanguage.googleapis.com, also in OpenAI's format.",
+    address="Leave it empty for Google itself; give another one for a server that stands in for it.",
 )

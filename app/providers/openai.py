@@ -24,4 +24,7 @@ KIND = Kind(
         "omni-moderation-*",
         "sora-*",
     ),
+    title="OpenAI",
+    about="OpenAI's API at api.openai.com: chat completions and Responses.",
+    address="Leave it empty for OpenAI itself; give another one for a server that stands in for it.",
 )

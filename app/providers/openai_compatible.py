@@ -23,4 +23,8 @@ KIND = Kind(
     sign=bearer,
     path=_path,
     verdict_family="generic",
+    title="OpenAI-compatible",
+    about="Any server that speaks OpenAI's chat completions: Ollama, vLLM, LM Studio, Groq, OpenRouter and so on.",
+    address="What its documentation calls the base URL. A /v1 at its end may be left out.",
+    example="http://127.0.0.1:11434",
 )

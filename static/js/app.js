@@ -79,6 +79,8 @@ function reveal(element) {
 
 document.addEventListener("htmx:afterSwap", (event) => enliven(event.detail.target ?? document));
 document.addEventListener("htmx:oobAfterSwap", (event) => enliven(event.detail.target ?? document));
+// What takes the place of its target (outerHTML) is not the target.
+document.addEventListener("htmx:load", (event) => enliven(event.detail.elt));
 
 // -- dialogs ----------------------------------------------------------------------------------------
 

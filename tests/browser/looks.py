@@ -11,6 +11,14 @@ PAGES = {
     "welcome": "/middleware/welcome",
     "settings": "/middleware/settings",
     "playground": "/middleware/playground",
+    "providers": "/middleware/providers",
+    "provider-kinds": "/middleware/providers/new",
+    "provider-form": "/middleware/providers/new?kind=openai-compatible",
+    "models": "/middleware/models",
+    "aliases": "/middleware/models/aliases",
+    "prices": "/middleware/models/prices",
+    "price-form": "/middleware/models/prices/new",
+    "route": "/middleware/models/route?model=gpt-5",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

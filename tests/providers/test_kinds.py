@@ -88,3 +88,11 @@ def test_every_kind_speaks_its_first_format_natively_and_has_a_verdict_table():
         assert set(kind.formats) <= set(FORMATS)
         assert kind.verdict_family in FAMILIES
     assert set(DEMO.formats) == set(FORMATS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_kind_explains_itself(kind):
+    assert kind.title
+    assert kind.about.endswith(".")
+    assert kind.address.endswith(".")
+    assert kind.base_url or kind.example

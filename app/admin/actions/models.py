@@ -15,6 +15,8 @@ from app.providers import Provider
 
 Json = dict[str, Any]
 
+ALIAS: Final = http.text(256, min_length=1)
+PATTERN: Final = http.text(256, min_length=1)
 #: What an alias stands for: `model` or `provider/model`.
 TARGET: Final = http.text(320, min_length=1)
 
@@ -54,7 +56,8 @@ def _offer(services: Services, entry: Provider) -> Json:
     row |= dict.fromkeys(("asked_at", "listed_at")) | {"provider_message": "", "status": 0, "verdict": ""}
     row |= {"reason": "", "duration_ms": 0}
     if offer is None:
-        return row
+        obstacle = services.model_offers.obstacle(entry)
+        return row if obstacle is None else row | {"reason": obstacle[0], "message": obstacle[1]}
     same = ("ok", "status", "verdict", "reason", "duration_ms", "asked_at", "listed_at")
     row |= {name: getattr(offer, name) for name in same}
     return row | {"models": list(offer.models), "message": offer.words, "provider_message": offer.message}

@@ -9,8 +9,6 @@ from app.admin.actions import models as actions
 
 bp = Blueprint("aliases", __name__, url_prefix="/aliases")
 
-_ALIAS = http.text(256, min_length=1)
-
 
 @bp.get("")
 def list_aliases() -> Response:
@@ -21,7 +19,7 @@ def list_aliases() -> Response:
 @bp.put("")
 def set_aliases() -> Response:
     """Replace all aliases by `{alias: target, ...}`."""
-    check = http.text_map(actions.MAX_ALIASES, _ALIAS, actions.TARGET)
+    check = http.text_map(actions.MAX_ALIASES, actions.ALIAS, actions.TARGET)
     aliases = check("aliases", http.read_object())
     http.services().providers.set_aliases(aliases)
     return http.answer({"success": True, "message": "Aliases saved.", "aliases": http.services().providers.aliases()})
@@ -34,6 +32,6 @@ def change_aliases() -> Response:
     if len(body) > actions.MAX_ALIASES:
         raise http.wrong("aliases", f"at most {actions.MAX_ALIASES} aliases")
     target = http.optional(actions.TARGET)
-    changes = {_ALIAS("alias", alias): target(alias[:64], value) for alias, value in body.items()}
+    changes = {actions.ALIAS("alias", alias): target(alias[:64], value) for alias, value in body.items()}
     aliases = actions.change_aliases(http.services(), changes)
     return http.answer({"success": True, "message": "Aliases changed.", "aliases": aliases})

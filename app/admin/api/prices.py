@@ -11,7 +11,6 @@ from app.admin.actions import models as actions
 
 bp = Blueprint("prices", __name__, url_prefix="/prices")
 
-_PATTERN = http.text(256, min_length=1)
 _NEEDED = ("input_per_million", "output_per_million")
 
 
@@ -41,7 +40,7 @@ def _given() -> dict[str, Any]:
     body = http.read_object()
     if len(body) > actions.MAX_PRICES:
         raise http.wrong("prices", f"at most {actions.MAX_PRICES} patterns")
-    return {_PATTERN("pattern", pattern): price for pattern, price in body.items()}
+    return {actions.PATTERN("pattern", pattern): price for pattern, price in body.items()}
 
 
 def _price(pattern: str, price: Any) -> dict[str, Any]:

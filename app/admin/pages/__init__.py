@@ -10,10 +10,22 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.admin.pages import appearance, frame, home, playground, root, settings, welcome
+from app.admin.pages import (
+    aliases,
+    appearance,
+    frame,
+    home,
+    models,
+    playground,
+    prices,
+    providers,
+    root,
+    settings,
+    welcome,
+)
 from app.auth import register_error_handlers
 
-PAGES = (root, home, welcome, appearance, settings, playground)
+PAGES = (root, home, welcome, appearance, settings, playground, providers, models, aliases, prices)
 
 pages_bp = Blueprint("pages", __name__)
 for page in PAGES:
