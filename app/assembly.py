@@ -25,6 +25,7 @@ from app.keys.manager import KeyManager
 from app.keys.states import Change
 from app.lifecycle import FLUSH_S, Lifecycle
 from app.limits import RequestLimiter
+from app.live_feed import LiveFeed
 from app.model_offers import ModelOffers
 from app.price_store import PriceStore
 from app.provider_calls import ProviderCalls
@@ -86,6 +87,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
     providers = ProviderStore(database, vault, config, demonstration.origin)
     clients = Clients(database, writer, clock)
     calls = ProviderCalls(lambda: live_settings.current, redactor.text, clock)
+    usage = UsageStore(database, writer, redactor, live_settings, metrics, clock=clock)
     services = Services(
         config=config,
         database=database,
@@ -99,7 +101,8 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         key_tests=KeyTests(keys, lambda: providers.snapshot, calls, clock),
         clients=clients,
         prices=PriceStore(database, clock),
-        usage=UsageStore(database, writer, redactor, live_settings, metrics, clock=clock),
+        usage=usage,
+        live_feed=LiveFeed(usage.live_log, clock),
         usage_queries=UsageQueries(database, clock),
         rollups=RollupQueries(database, clock),
         metrics=metrics,
@@ -219,6 +222,7 @@ def _wire(services: Services, lifecycle: Lifecycle, demonstration: Demonstration
     ]
     lifecycle.stoppers += [
         lifecycle.draining.begin,
+        services.live_feed.close,
         retention.stop,
         poller.stop,
         keys.stop,

@@ -102,6 +102,26 @@ def _logged_in() -> bool:
     return g.session is not None
 
 
+def session_check() -> Callable[[], bool]:
+    """
+    A function that says whether the session of this request is still open, also long after the request's beginning.
+    While the database does not answer, it is.
+    """
+    auth, bearer, cookie = http.services().auth, bearer_token(), request.cookies.get(COOKIE, "")
+
+    def still_open() -> bool:
+        if not auth.password_set:
+            return True
+        try:
+            if bearer is not None:
+                return auth.session(bearer, SessionKind.BEARER) is not None
+            return auth.session(cookie, SessionKind.COOKIE) is not None
+        except StorageFailure:
+            return True
+
+    return still_open
+
+
 def bearer_token() -> str | None:
     """The token of the Authorization header, or None when the header is absent or of another kind."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.key_tests import KeyTests
     from app.keys.manager import KeyManager
     from app.limits import RequestLimiter
+    from app.live_feed import LiveFeed
     from app.model_offers import ModelOffers
     from app.price_store import PriceStore
     from app.provider_calls import ProviderCalls
@@ -58,6 +59,7 @@ class Services:
     clients: Clients
     prices: PriceStore
     usage: UsageStore
+    live_feed: LiveFeed
     usage_queries: UsageQueries
     rollups: RollupQueries
     metrics: Metrics

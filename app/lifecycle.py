@@ -16,6 +16,8 @@ FLUSH_S = 5.0
 LAST_ANSWERS_S = 2.0
 #: How long a request that finds all places taken waits for one that is being left.
 LEAVING_S = 0.1
+#: How many may watch something at once: each holds a thread for as long as it likes.
+MOST_WATCHING = 16
 
 
 class Lifecycle:
@@ -23,6 +25,7 @@ class Lifecycle:
     starters, stoppers  -- called in order; a stopper must bear being called without its starter
     draining            -- raised when the grace of running streams is over
     most_running        -- requests at once beyond which new ones are refused; None where the server sets no bound
+    most_watching       -- viewers of endless answers at once, which end by themselves when `stopping` is set
     """
 
     def __init__(self, draining: Draining) -> None:
@@ -31,6 +34,7 @@ class Lifecycle:
         self.stoppers: list[Callable[[], object]] = []
         self.stopping = False
         self.most_running: int | None = None
+        self.most_watching = MOST_WATCHING
         self._lock = threading.Lock()
         self._running = 0
         self._started = False

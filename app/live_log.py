@@ -44,6 +44,9 @@ _KEY_COLORS: Final = {"Healthy": GREEN, "Resting": YELLOW, "Disabled": RED}
 # Control characters, line separators, and the marks that turn the direction of text around.
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
+_LINES: Final = select(events.c.id, events.c.at, events.c.color, events.c.message)
+_NEWEST: Final = f"SELECT max(id) FROM {events.name}"
+
 T = TypeVar("T")
 
 
@@ -113,6 +116,15 @@ class _Job(Generic[T]):
 
 #: Unix seconds, color, message
 _Line = tuple[float, str, str]
+
+
+class Line(NamedTuple):
+    """A line as it is stored. Ids grow in the order of writing."""
+
+    id: int
+    at: float
+    color: str
+    message: str
 
 
 class _Request(NamedTuple):
@@ -217,6 +229,22 @@ class LiveLog:
         # Ids follow the order of writing; several workers write in turns, and a request is written when it ends.
         ordered = sorted(reversed(rows), key=lambda row: float(row.at))
         return [{"time": iso_milliseconds(row.at), "msg": row.message, "color": row.color} for row in ordered]
+
+    def last(self, limit: int) -> list[Line]:
+        """The last lines in the order of their ids."""
+        with self._database.read() as connection:
+            rows = connection.execute(_LINES.order_by(events.c.id.desc()).limit(limit)).all()
+        return [Line(*row) for row in reversed(rows)]
+
+    def after(self, line_id: int, limit: int) -> list[Line]:
+        """The first lines above this id, in the order of their ids."""
+        with self._database.read() as connection:
+            rows = connection.execute(_LINES.where(events.c.id > line_id).order_by(events.c.id).limit(limit)).all()
+        return [Line(*row) for row in rows]
+
+    def newest_id(self) -> int:
+        """The id of the last line, 0 without lines."""
+        return self._database.number(_NEWEST)
 
 
 def status_color(status: int, outcome: str = "success") -> str:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 from gunicorn.workers.base import Worker
 
 from app.edge import Edge
-from app.lifecycle import Lifecycle
+from app.lifecycle import MOST_WATCHING, Lifecycle
 from app.proxy.collation import ListExchange, open_exchange
 from app.proxy.events import RequestHead
 from app.proxy.exchange import Exchange
@@ -38,12 +39,15 @@ from app.server.uploads import Uploads
 
 #: Threads that only administration uses, so that relayed streams can't lock the operator out.
 ADMIN_THREADS = 8
+#: Threads for endless answers, beside one for each that may watch: they tell the others that all places are taken.
+SPARE_THREADS = 2
 ACCEPT_AT_ONCE = 64
 REPORT_S = 1.0
 #: Objects of each generation before the collector looks for cycles, of which requests leave next to none.
 COLLECT_AFTER = (20_000, 20, 50)
 #: How long a new connection has to begin its first request before it may be closed in favour of another one.
 ARRIVING_S = 1.0
+STREAMS = ("/middleware/logs/stream",)
 ADMIN = ("/middleware", "/api/", "/livez", "/readyz", "/healthz", "/health", "/metrics", "/v1/health")
 
 
@@ -58,6 +62,7 @@ class LoopWorker(Worker):
         self._ending = False
         self._work = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="flask")
         self._admin = ThreadPoolExecutor(ADMIN_THREADS, thread_name_prefix="admin")
+        self._watching = ThreadPoolExecutor(MOST_WATCHING + SPARE_THREADS, thread_name_prefix="watching")
         super().init_process()
 
     def run(self) -> None:
@@ -151,8 +156,12 @@ class LoopWorker(Worker):
         path = request.target.partition("?")[0]
         if self._is_relayed(path):
             return self._relay(connection, request)
-        pool = self._admin if path == "/" or path.startswith(ADMIN) else self._work
-        return FlaskCall(self._loop, connection, request, self._application, pool, self._address)
+        return FlaskCall(self._loop, connection, request, self._application, self._pool(path), self._address)
+
+    def _pool(self, path: str) -> ThreadPoolExecutor:
+        if path == "/" or path.startswith(ADMIN):
+            return self._watching if unquote(path) in STREAMS else self._admin
+        return self._work
 
     def _is_relayed(self, path: str) -> bool:
         """Whether no other route of the application can be meant. What looks odd is left to its router."""
@@ -243,4 +252,5 @@ class LoopWorker(Worker):
         self._idle.close()
         self._work.shutdown(wait=False, cancel_futures=True)
         self._admin.shutdown(wait=False, cancel_futures=True)
+        self._watching.shutdown(wait=False, cancel_futures=True)
         self._lifecycle.stop()

@@ -80,7 +80,9 @@ class ThreadWorker(GunicornThreadWorker):
         lifecycle = self._lifecycle()
         if lifecycle is not None:
             threads: int = self.cfg.threads
-            lifecycle.most_running = threads - min(RESERVED_THREADS, threads // 4)
+            reserved = min(RESERVED_THREADS, threads // 4)
+            lifecycle.most_running = threads - reserved
+            lifecycle.most_watching = min(lifecycle.most_watching, reserved // 2)
 
     # -- connections ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 PAGES = {
     "dashboard": "/middleware/",
     "welcome": "/middleware/welcome",
+    "logs": "/middleware/logs",
     "settings": "/middleware/settings",
     "playground": "/middleware/playground",
     "providers": "/middleware/providers",

@@ -15,6 +15,7 @@ from app.admin.pages import (
     appearance,
     frame,
     home,
+    logs,
     models,
     playground,
     prices,
@@ -25,7 +26,7 @@ from app.admin.pages import (
 )
 from app.auth import register_error_handlers
 
-PAGES = (root, home, welcome, appearance, settings, playground, providers, models, aliases, prices)
+PAGES = (logs, root, home, welcome, appearance, settings, playground, providers, models, aliases, prices)
 
 pages_bp = Blueprint("pages", __name__)
 for page in PAGES:
