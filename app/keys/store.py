@@ -10,7 +10,7 @@ apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -34,8 +34,7 @@ _TICK_S = 1e-6
 _RANKS = {Status.HEALTHY: 0, Status.RESTING: 1, Status.DISABLED: 2}
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRow:
+class KeyRow(NamedTuple):
     """One row of `keys`, read. `sealed` is the encrypted value; `evidence` is JSON; instants are Unix seconds."""
 
     id: int
@@ -112,36 +111,28 @@ def load_keys(connection: Connection, ids: Collection[int] | None = None) -> lis
 
 
 def _load_keys(connection: Connection, which: sa.ColumnElement[bool]) -> list[KeyRow]:
-    statement = sa.select(keys).where(which).order_by(keys.c.last_rotated_at, keys.c.id)
-    return [_key_row(row) for row in connection.execute(statement).mappings()]
+    statement = sa.select(*_KEY_COLUMNS).where(which).order_by(keys.c.last_rotated_at, keys.c.id)
+    return [_key_row(row) for row in connection.execute(statement)]
 
 
-def _key_row(row: Mapping[Any, Any]) -> KeyRow:
-    return KeyRow(
-        id=row["id"],
-        name=row["name"],
-        sealed=row["key_value"],
-        hint=row["key_hint"],
-        provider=row["provider"],
-        group=row["group"],
-        models=read_models(row["models"]),
-        status=Status(row["status"]) if row["status"] in set(Status) else Status.DISABLED,
-        disabled_until=row["disabled_until"],
-        reason=row["reason"],
-        evidence=row["evidence"],
-        failures=row["failures"],
-        note=row["note"],
-        priority=row["priority"],
-        last_rotated_at=row["last_rotated_at"],
-        state_at=row["state_at"],
-        state_by=row["state_by"],
-        version=row["version"],
-        total_requests=row["total_requests"],
-    )
+#: In the order of KeyRow's fields.
+_KEY_COLUMNS = tuple(keys.c[{"sealed": "key_value", "hint": "key_hint"}.get(name, name)] for name in KeyRow._fields)
+_MODELS, _STATUS = KeyRow._fields.index("models"), KeyRow._fields.index("status")
+_STATUSES = {str(status): status for status in Status}
+
+
+def _key_row(row: Sequence[Any]) -> KeyRow:
+    # Lists of thousands of keys are read for each view of them: by place, not by name.
+    values = list(row)
+    values[_MODELS] = read_models(values[_MODELS])
+    values[_STATUS] = _STATUSES.get(values[_STATUS], Status.DISABLED)
+    return KeyRow._make(values)
 
 
 def read_models(stored: str) -> tuple[str, ...]:
     """The globs of a stored JSON list; what is not one counts as empty."""
+    if stored == "[]":
+        return ()
     try:
         values = json.loads(stored)
     except ValueError:
@@ -185,7 +176,7 @@ def write_state(
 
     known_state_at  -- the values of `state_at` that the decision was made on, or that this worker wrote itself
     """
-    row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).mappings().first()
+    row = connection.execute(sa.select(*_KEY_COLUMNS).where(keys.c.id == key_id)).first()
     if row is None:
         return None
     stored = _key_row(row)
