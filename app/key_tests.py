@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 MAX_TESTS: Final = 100
 MAX_SAMPLE: Final = 20
-MANY_TIMEOUT_S: Final = 30.0
+MANY_TIMEOUT_S: Final = 25.0
 _AT_ONCE: Final = 8
 _ABOUT_THE_KEY: Final = frozenset({Action.KEY_DEAD, Action.KEY_REST, Action.MODEL_GONE})
 

@@ -106,6 +106,15 @@ class UsageQueries:
             for row in self._all(query.where(stats.date == utc_date(self._clock.wall())))
         }
 
+    def key_usage_total(self) -> dict[int, KeyUsage]:
+        """As `key_usage`, with nothing but `total_usage`: half the time."""
+        stats = daily_stats.c
+        query = select(stats.key_id, func.sum(stats.requests).label("total")).group_by(stats.key_id)
+        return {
+            int(row["key_id"]): KeyUsage(kpi=100, usage_today=0, total_usage=int(row["total"]))
+            for row in self._all(query)
+        }
+
     def key_stats(self, key_id: int, days: int = KEY_DAYS) -> Json:
         """
         The last `days` days of one key, today included. All zero for a key that was not used, or that is not there.

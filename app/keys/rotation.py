@@ -268,6 +268,7 @@ class Rotation:
         key.epoch += 1
         key.unauthorized = 0
         key.limit.reason = key.limit.message = ""
+        key.limit.http_status = 0
         self.restore(key.limit, status, until, 0)
         if status is not Status.HEALTHY:
             return

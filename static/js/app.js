@@ -111,6 +111,10 @@ document.addEventListener("click", (event) => {
     if (!byId("dialog").querySelector("form :is(input:not([type=hidden]), textarea)")) closeDialog();
   }
 });
+// In a dialog htmx follows links: one that only closes it leads nowhere.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.elt?.closest?.("#dialog-body a[data-dialog-close]")) event.preventDefault();
+});
 document.addEventListener("middleware:close-dialog", closeDialog);
 byId("dialog")?.addEventListener("close", () => {
   document.body.append(byId("notices"));

@@ -38,7 +38,8 @@ function datasets(spec) {
     backgroundColor: color(one, index),
     borderColor: color(one, index),
     borderWidth: spec.kind === "line" ? 2 : 0,
-    pointRadius: 0,
+    // A day between days without a value has no line to either side.
+    pointRadius: ({ dataIndex: at }) => (one.values[at - 1] == null && one.values[at + 1] == null ? 3 : 0),
     pointHitRadius: 8,
     tension: 0.25,
     maxBarThickness: 36,

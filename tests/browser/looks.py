@@ -20,6 +20,8 @@ PAGES = {
     "prices": "/middleware/models/prices",
     "price-form": "/middleware/models/prices/new",
     "route": "/middleware/models/route?model=gpt-5",
+    "keys": "/middleware/keys",
+    "keys-paste": "/middleware/keys/paste",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

@@ -15,6 +15,9 @@ from app.admin.pages import (
     appearance,
     frame,
     home,
+    key_detail,
+    key_transfer,
+    keys,
     logs,
     models,
     playground,
@@ -26,7 +29,22 @@ from app.admin.pages import (
 )
 from app.auth import register_error_handlers
 
-PAGES = (logs, root, home, welcome, appearance, settings, playground, providers, models, aliases, prices)
+PAGES = (
+    logs,
+    root,
+    home,
+    welcome,
+    appearance,
+    settings,
+    playground,
+    providers,
+    models,
+    aliases,
+    prices,
+    keys,
+    key_transfer,
+    key_detail,
+)
 
 pages_bp = Blueprint("pages", __name__)
 for page in PAGES:
