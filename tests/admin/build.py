@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,9 +43,10 @@ class Middleware:
         secret_key: str = SECRET_KEY,
         host: str = "127.0.0.1",
         trusted_proxies: int = 0,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.time = Time()
-        environ = {
+        given = {
             "DB_PATH": str(folder / "keys.db"),
             "HOST": host,
             "SECRET_KEY": secret_key,
@@ -52,8 +54,8 @@ class Middleware:
             "TRUSTED_PROXIES": str(trusted_proxies),
         }
         if password is not None:
-            environ["MIDDLEWARE_PASSWORD"] = password
-        self.app = create_app(Config.from_env(environ), clock=Clock(wall=self.time.wall))
+            given["MIDDLEWARE_PASSWORD"] = password
+        self.app = create_app(Config.from_env({**given, **(environ or {})}), clock=Clock(wall=self.time.wall))
         self.services: Services = self.app.extensions["middleware"]
 
     def __enter__(self) -> Middleware:

@@ -22,6 +22,8 @@ PAGES = {
     "route": "/middleware/models/route?model=gpt-5",
     "keys": "/middleware/keys",
     "keys-paste": "/middleware/keys/paste",
+    "clients": "/middleware/clients",
+    "client-form": "/middleware/clients/new",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

@@ -13,6 +13,7 @@ from flask import Blueprint
 from app.admin.pages import (
     aliases,
     appearance,
+    clients,
     frame,
     home,
     key_detail,
@@ -44,6 +45,7 @@ PAGES = (
     keys,
     key_transfer,
     key_detail,
+    clients,
 )
 
 pages_bp = Blueprint("pages", __name__)

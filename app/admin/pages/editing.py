@@ -11,7 +11,6 @@ from app.errors import BadRequest, ChangedMeanwhile, Conflict
 
 #: What saves: (changes, the values that must still be there).
 Save = Callable[[Mapping[str, Any], Mapping[str, Any]], object]
-UNCHANGED = "Nothing was changed."
 
 
 def save(form: Form, was: Mapping[str, Any], store: Save) -> tuple[int, dict[str, Any]]:
