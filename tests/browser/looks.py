@@ -9,6 +9,7 @@ from __future__ import annotations
 PAGES = {
     "dashboard": "/middleware/",
     "welcome": "/middleware/welcome",
+    "requests": "/middleware/requests",
     "logs": "/middleware/logs",
     "settings": "/middleware/settings",
     "playground": "/middleware/playground",

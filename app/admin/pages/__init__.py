@@ -24,6 +24,7 @@ from app.admin.pages import (
     playground,
     prices,
     providers,
+    requests,
     root,
     settings,
     welcome,
@@ -31,6 +32,7 @@ from app.admin.pages import (
 from app.auth import register_error_handlers
 
 PAGES = (
+    requests,
     logs,
     root,
     home,
