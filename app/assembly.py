@@ -106,7 +106,7 @@ def _stores(config: Config, clock: Clock) -> tuple[Services, Lifecycle, Demonstr
         usage_queries=UsageQueries(database, clock),
         rollups=RollupQueries(database, clock),
         metrics=metrics,
-        pace=Pacemeter(metrics, shared, clock),
+        pace=Pacemeter(metrics, clock),
         health=Health(
             database,
             writer,

@@ -41,7 +41,7 @@ def test_every_rule_of_the_administration_asks_for_a_login(locked: Middleware) -
         path = re.sub(r"<[^>]*>", "1", rule.rule)
         for method in sorted((rule.methods or set()) - {"OPTIONS"}):
             answer = client.open(path, method=method, headers=HERE, json={} if method in ("POST", "PUT") else None)
-            if path.startswith(("/middleware/api", "/api/admin")):
+            if path.startswith(("/middleware/api/", "/api/admin/")):
                 assert answer.status_code == 401, (method, path)
                 assert answer.is_json
             else:

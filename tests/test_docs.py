@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from app import errors
+from app.admin import openapi
+from app.admin.openapi import describe
 from app.config import BASE_URL_VARIABLES, KEY_VARIABLES, Config
 from app.settings import SETTINGS
+from tests.admin.build import Middleware
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -45,6 +48,10 @@ def error_classes(base=errors.MiddlewareError):
 def documented_errors():
     rows = re.findall(r"^\| (\d{3}) \| `([a-z_]+)` \|", proxy_part(read("docs/errors.md")), re.MULTILINE)
     return {(int(status), code) for status, code in rows}
+
+
+def described_views(area):
+    return describe.read(area).get("operations", {})
 
 
 def proxy_part(text):
@@ -99,6 +106,27 @@ def test_every_error_code_is_documented_with_its_status():
 def test_every_code_given_where_an_error_is_raised_is_documented():
     shown = set(re.findall(r"`([a-z_]+)`", read("docs/errors.md")))
     assert set(codes_given_where_raised()) <= shown
+
+
+def test_every_admin_call_is_in_the_openapi_document_and_every_call_there_exists(tmp_path):
+    with Middleware(tmp_path) as running:
+        application = running.app
+        written = {name: described_views(name) for name in describe.AREAS}
+        described = openapi.document(application).content["paths"]
+    rules = [rule for rule in application.url_map.iter_rules() if describe.is_described(rule)]
+    for rule in rules:
+        path = re.sub(r"<(?:[^<>:]+:)?([^<>]+)>", r"{\1}", rule.rule)
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            area = rule.endpoint.split(".")[-2]
+            assert method.lower() in described.get(path, {}), (
+                f"{method} {path} ({rule.endpoint}) is not described: see `operations` in app/admin/openapi/{area}.yml"
+            )
+    exist = {tuple(rule.endpoint.split(".")[-2:]) for rule in rules}
+    missing = {(area, view) for area, views in written.items() for view in views} - exist
+    assert not missing, "described in app/admin/openapi, but there is no such view"
+    assert set(describe.AREAS) | set(describe.DIALECTS) | {"frame"} == {
+        path.stem for path in (ROOT / "app/admin/openapi").glob("*.yml")
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

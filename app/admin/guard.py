@@ -29,6 +29,9 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 #: How long browsers keep a static file whose address has a mark of its content.
 A_YEAR_S: Final = 365 * 86400
 
+#: `Cache-Control` of answers without secrets that have an ETag.
+REVALIDATED: Final = "private, no-cache"
+
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self';"
@@ -52,7 +55,9 @@ def add_headers(response: Response, *, static: bool) -> None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     if not static:
-        response.headers["Cache-Control"] = "no-store"
+        # What a browser may keep as long as it asks each time whether it still may says so itself.
+        if response.headers.get("Cache-Control") != REVALIDATED:
+            response.headers["Cache-Control"] = "no-store"
         response.vary.add("Cookie")
     elif request.args.get("v") and response.status_code in (200, 304):
         response.headers["Cache-Control"] = f"public, max-age={A_YEAR_S}, immutable"

@@ -25,6 +25,7 @@ PAGES = {
     "keys-paste": "/middleware/keys/paste",
     "clients": "/middleware/clients",
     "client-form": "/middleware/clients/new",
+    "swagger": "/middleware/swagger/",
 }
 #: Pages outside of the navigation.
 BARE_PAGES = {"root": "/", "login": "/middleware/login", "nothing-here": "/middleware/nothing-here"}

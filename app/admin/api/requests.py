@@ -48,6 +48,5 @@ def get_request(identity: str) -> Response:
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """The row as the API shows it."""
-    found = {**row, "started_at": row["started"]}
-    del found["started"]
-    return found
+    hidden = ("started", "shape_id")  # the second says how rows are stored, not what happened
+    return {**{name: value for name, value in row.items() if name not in hidden}, "started_at": row["started"]}

@@ -27,6 +27,7 @@ from app.admin.pages import (
     requests,
     root,
     settings,
+    swagger,
     welcome,
 )
 from app.auth import register_error_handlers
@@ -48,6 +49,7 @@ PAGES = (
     key_transfer,
     key_detail,
     clients,
+    swagger,
 )
 
 pages_bp = Blueprint("pages", __name__)
