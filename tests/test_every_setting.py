@@ -10,7 +10,9 @@ from typing import Final
 import pytest
 import urllib3
 
+from app.proxy.shortcut import Memory
 from app.settings import SETTINGS
+from tests import gateway
 from tests.proofs import PROOFS, Site
 from tests.proxy.dialects import CHAT, site
 from tests.stage import Stage
@@ -34,6 +36,18 @@ LEFT_OUT: Final = Path(__file__).parent.parent / "docs/decisions/008-settings-le
 Make = Callable[..., Site]
 
 
+#: Only a loop looks at idle connections before the next request comes.
+LOOP_ONLY: Final = ("keepalive_timeout",)
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How calls go through the server: on the loop's shortcut from the first one on, or on threads."""
+    monkeypatch.setattr(gateway, "DRIVER", "threads" if request.param == "threads" else "loop")
+    if request.param == "shortcut":
+        monkeypatch.setattr(Memory, "is_worth_learning", lambda *_: True)
+
+
 @pytest.fixture
 def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Make]:
     with site(tmp_path, CHAT, pool_brake_threshold=0) as found:
@@ -53,6 +67,19 @@ def test_a_setting_changes_what_the_product_does(make_site: Make, name: str) -> 
     PROOFS[name](here)
 
     assert name in here.changed
+
+
+@pytest.mark.parametrize("way", ["threads", "shortcut"], indirect=True)
+@pytest.mark.parametrize("name", PROOFS)
+@pytest.mark.usefixtures("way")
+def test_a_setting_changes_the_same_on_the_other_ways_through_the_server(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    if name in LOOP_ONLY and request.node.callspec.params["way"] == "threads":
+        return
+    make_site: Make = request.getfixturevalue("make_site")
+
+    PROOFS[name](make_site())
 
 
 @pytest.mark.parametrize("name", PROOFS)

@@ -170,7 +170,7 @@ class Ride(Sender):
         if upstream is None:
             return b""
         try:
-            data = upstream.socket.recv(READ_BYTES)
+            data = upstream.socket.recv(self.express.edge.buffer_bytes())
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return b""
         except OSError:
