@@ -19,7 +19,7 @@ HOURS: Final = 24
 CHART_DAYS: Final = 30
 BUSIEST: Final = 10
 #: Keys that are named of each kind that does not serve.
-UNWELL: Final = 8
+UNWELL: Final = 6
 #: What is charted of each hour.
 _CHARTED: Final = ("at", "requests", "successes", "errors", "latency_p50", "latency_p95", "first_token_p50")
 

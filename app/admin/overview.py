@@ -78,10 +78,10 @@ def overview(rows: list[ProviderRow], demonstration: bool) -> Overview:
     healthy, resting = sum(row.healthy for row in enabled), sum(row.resting for row in enabled)
     disabled = sum(row.disabled for row in enabled)
     if healthy:
-        rest = f", {resting} resting, {disabled} disabled" if resting or disabled else ""
+        rest = f", {resting:,} resting, {disabled:,} disabled" if resting or disabled else ""
         return Overview(
             "warn" if disabled else "good",
-            f"Serving: {healthy} {'key is' if healthy == 1 else 'keys are'} healthy{rest}.",
+            f"Serving: {healthy:,} {'key is' if healthy == 1 else 'keys are'} healthy{rest}.",
         )
     if resting:
         return Overview("bad", "All keys rest: requests are answered with 429 until the first one wakes.")
