@@ -68,6 +68,8 @@ document.addEventListener("htmx:afterSwap", (event) => {
 });
 
 byId("dialog")?.addEventListener("close", () => {
+  // The first key may have been added.
+  if (byId("no-keys")) location.reload();
   for (const id of ["key-rows", "key-state"]) {
     const part = byId(id);
     if (part) window.htmx?.trigger(part, "refresh");
