@@ -204,6 +204,19 @@ def test_usage_is_shown_by_client_and_without_one(tab: Tab, middleware: Middlewa
     assert f"/middleware/requests?client_id={client_id}" in page.links
 
 
+def test_many_clients_are_searched_and_paged(tab: Tab, middleware: Middleware) -> None:
+    for number in range(120):
+        middleware.services.clients.create(f"client-{number:03d}")
+    page = tab.go(PAGE)
+    assert "client-119" in page.text
+    assert "client-019" not in page.text
+    assert any(found.get("hx-get") == f"{PAGE}/list?page=1" for _, found in page.elements)
+    assert "client-019" in tab.go(f"{PAGE}?page=2").text
+    assert "10 clients of 120" in " ".join(tab.go(f"{PAGE}?q=client-11").text.split())
+    assert "No client has" in tab.go(f"{PAGE}?q={ATTACK}").text
+    assert ATTACK not in tab.answer.text
+
+
 def test_names_of_clients_stay_text(tab: Tab, middleware: Middleware) -> None:
     client_id, _ = middleware.services.clients.create(ATTACK, models=[ATTACK], scopes=[ATTACK])
     record(middleware, 1, client_id=client_id, model=ATTACK)

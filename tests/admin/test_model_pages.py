@@ -184,6 +184,19 @@ def test_an_alias_that_changed_is_not_deleted_unseen(tab: Tab, middleware: Middl
     assert aliases(middleware) == {}
 
 
+def test_many_aliases_are_searched_and_paged(tab: Tab, middleware: Middleware) -> None:
+    middleware.services.providers.set_aliases({f"alias-{number:03d}": "gpt-5" for number in range(250)})
+    page = tab.go(f"{PAGE}/aliases")
+    assert "250 aliases" in page.text
+    assert "alias-099" in page.text
+    assert "alias-100" not in page.text
+    assert "alias-249" in tab.go(f"{PAGE}/aliases?page=9").text
+    assert "alias-123" in tab.go(f"{PAGE}/aliases?q=ALIAS-12").text
+    assert "10 aliases of 250" in " ".join(tab.page.text.split())
+    assert "No alias has" in tab.go(f"{PAGE}/aliases?q={ATTACK}").text
+    assert ATTACK not in tab.answer.text
+
+
 # -- prices ------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +246,13 @@ def test_two_people_at_prices_lose_nothing_silently(tab: Tab, middleware: Middle
         "has a price already"
         in tab.submit("/new", 422, pattern="b", input_per_million="1", output_per_million="1").text
     )
+
+
+def test_many_prices_are_searched_and_paged(tab: Tab, middleware: Middleware) -> None:
+    middleware.services.prices.replace({f"model-{number:03d}": PRICE for number in range(250)})
+    assert "model-100" not in tab.go(f"{PAGE}/prices").text
+    assert "model-249" in tab.go(f"{PAGE}/prices?page=3").text
+    assert "10 prices of 250" in " ".join(tab.go(f"{PAGE}/prices?q=model-12").text.split())
 
 
 def test_models_that_were_used_without_a_price_are_named(tab: Tab, middleware: Middleware) -> None:

@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from app.admin import http
 from app.admin.actions import models as actions
-from app.admin.pages import editing, forms
+from app.admin.pages import editing, forms, paging
 from app.admin.pages.forms import Form
 from app.admin.pages.frame import done, show
 from app.admin.pages.models import suggestions
@@ -113,10 +113,19 @@ def _one() -> tuple[str, str]:
 
 
 def _list(form: Form, status: int = 200) -> Response:
-    rows = [_row(alias, target) for alias, target in http.services().providers.aliases().items()]
-    rows.sort(key=lambda row: row["alias"].casefold())
+    query = paging.query() if request.method == "GET" else ""
+    aliases = sorted(http.services().providers.aliases().items(), key=lambda pair: pair[0].casefold())
+    page = paging.paged(paging.matching(aliases, query, " ".join), HOME, q=query)
     return show(
-        "models/aliases.html", page="models", status=status, rows=rows, form=form, suggestions=suggestions(), problem=""
+        "models/aliases.html",
+        page="models",
+        status=status,
+        rows=[_row(alias, target) for alias, target in page.rows],
+        paged=page,
+        total=len(aliases),
+        q=query,
+        form=form,
+        suggestions=suggestions(),
     )
 
 

@@ -13,7 +13,7 @@ from app.admin import http
 from app.admin.actions import clients as actions
 from app.admin.chats import DIALECTS, Chat, Turn
 from app.admin.overview import demonstration_answers
-from app.admin.pages import editing, forms, once
+from app.admin.pages import editing, forms, once, paging
 from app.admin.pages.forms import Form
 from app.admin.pages.frame import done, fragment, show
 from app.admin.pages.welcome import ANY_MODEL, DEMO_MODEL, good_model
@@ -48,11 +48,25 @@ def rows() -> Response:
 def _listed() -> dict[str, Any]:
     services = http.services()
     today, month = actions.usage_of_all(services)
-    found = [
+    query, clients = paging.query(), services.clients.list()
+    page = paging.paged(
+        paging.matching(clients, query, lambda row: f"{row['name']} {row['key_prefix']}"), HOME, q=query
+    )
+    rows = [
         _shown(row) | {"today": today.get(row["id"], _EMPTY), "month": month.get(row["id"], _EMPTY)}
-        for row in services.clients.list()
+        for row in page.rows
     ]
-    return {"rows": found, "without": month.get(0), "without_today": today.get(0, _EMPTY), "door": _door()}
+    without = None if query or page.page < page.pages else month.get(0)
+    return {
+        "rows": rows,
+        "paged": page,
+        "total": len(clients),
+        "q": query,
+        "address": page.address(page.page).replace(HOME, HOME + "/list", 1),
+        "without": without,
+        "without_today": today.get(0, _EMPTY),
+        "door": _door(),
+    }
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 from werkzeug.wrappers import Response as AnyResponse
@@ -13,6 +12,7 @@ from app.admin.actions import clients as client_actions
 from app.admin.actions import models as actions
 from app.admin.actions import routing
 from app.admin.api.routing import DEFAULT_PATH, FIELDS
+from app.admin.pages import paging
 from app.admin.pages.forms import plain
 from app.admin.pages.frame import done, fragment, is_htmx, show
 from app.admin.pages.providers import FORMATS
@@ -23,12 +23,10 @@ bp = Blueprint("models", __name__, url_prefix="/middleware/models")
 
 HOME: Final = "/middleware/models"
 FEW: Final = 10
-PER_PAGE: Final = 100
 #: A list that is older is asked for again when somebody looks.
 STALE_S: Final = 86400.0
 MAX_SUGGESTIONS: Final = 1000
 _MILLION: Final = 1_000_000
-_QUERY: Final = http.text(256)
 
 #: What the route explainer asks about: name -> (words, path).
 CALLS: Final = {
@@ -47,7 +45,7 @@ CALLS: Final = {
 @bp.get("")
 def index() -> Response:
     """The models of every provider, or of one, whose names have `q` in them."""
-    query, provider = _QUERY("q", request.args.get("q", "")), request.args.get("provider", "")
+    query, provider = paging.query(), request.args.get("provider", "")
     rows = actions.offered(http.services())
     names = [row["provider"] for row in rows]
     wanted = [row for row in rows if provider in ("", row["provider"])]
@@ -73,7 +71,7 @@ def ask(name: str) -> AnyResponse:
     row = next((row for row in actions.offered(http.services()) if row["provider"] == name), None)
     if row is None:
         raise NotFound(f"The provider {name!r} is switched off.")
-    query = _QUERY("q", request.form.get("q", ""))
+    query = paging.QUERY("q", request.form.get("q", ""))
     if is_htmx():
         view = _offer(row, query, http.services().prices.price_list())
         return fragment("models/_offer.html", row=view, q=query)
@@ -85,26 +83,17 @@ def _offer(row: dict[str, Any], query: str, prices: PriceList, *, paged: bool = 
     """One provider's part of the page."""
     services, provider = http.services(), row["provider"]
     called = _aliases(provider)
-    word = query.casefold()
-    found = [name for name in row["models"] if not word or word in _searched(name, called)]
-    pages = max(1, -(-len(found) // PER_PAGE))
-    page = min(pages, _page()) if paged else 1
-    shown = found[(page - 1) * PER_PAGE : page * PER_PAGE] if paged else found[:FEW]
+    found = paging.matching(row["models"], query, lambda name: " ".join([name, *called.get(name, ())]))
+    page = paging.paged(found, HOME, provider=provider, q=query) if paged else None
+    shown = found[:FEW] if page is None else page.rows
     stale = row["asked_at"] is None or services.clock.wall() - row["asked_at"] > STALE_S
     return row | {
         "ask_now": stale and services.keys.has_keys(provider),
         "total": len(row["models"]),
         "found": len(found),
         "shown": [_model(name, called, prices) for name in shown],
-        "paged": paged,
         "page": page,
-        "pages": pages,
-        "address": lambda number: _address(provider, query, number),
     }
-
-
-def _searched(name: str, called: dict[str, list[str]]) -> str:
-    return " ".join([name, *called.get(name, ())]).casefold()
 
 
 def _model(name: str, called: dict[str, list[str]], prices: PriceList) -> dict[str, Any]:
@@ -122,15 +111,6 @@ def _aliases(provider: str) -> dict[str, list[str]]:
     for alias, target in http.services().providers.aliases().items():
         found.setdefault(target.removeprefix(provider + "/"), []).append(alias)
     return found
-
-
-def _page() -> int:
-    text = request.args.get("page", "1")
-    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 6 else 1
-
-
-def _address(provider: str, query: str, page: int) -> str:
-    return f"{HOME}?{urlencode({'provider': provider, 'q': query, 'page': page})}"
 
 
 def suggestions() -> list[str]:

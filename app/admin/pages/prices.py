@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+import fnmatch
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from app.admin import http
 from app.admin.actions import models as actions
-from app.admin.pages import editing, forms
+from app.admin.pages import editing, forms, paging
 from app.admin.pages.forms import Form
 from app.admin.pages.frame import done, show
 from app.admin.pages.models import suggestions
@@ -37,13 +37,22 @@ _FIELDS: Final = {
 def index() -> Response:
     """All prices, and the models that were used without one."""
     services = http.services()
-    offered = {name for row in actions.offered(services) for name in row["models"]}
-    rows = [_row(pattern, price, offered) for pattern, price in services.prices.all().items()]
+    query, prices = paging.query(), list(services.prices.all().items())
+    page = paging.paged(paging.matching(prices, query, lambda pair: pair[0]), HOME, q=query)
+    offered = list({name for row in actions.offered(services) for name in row["models"]})
     totals, _ = services.rollups.models(DAYS, services.prices.price_list())
-    return show("models/prices.html", page="models", rows=rows, unpriced=totals["unpriced"])
+    return show(
+        "models/prices.html",
+        page="models",
+        rows=[_row(pattern, price, offered) for pattern, price in page.rows],
+        paged=page,
+        total=len(prices),
+        q=query,
+        unpriced=totals["unpriced"],
+    )
 
 
-def _row(pattern: str, price: Price, offered: set[str]) -> dict[str, Any]:
+def _row(pattern: str, price: Price, offered: list[str]) -> dict[str, Any]:
     whole, out, cached = (price[column] for column in _COLUMNS)
     return {
         "pattern": pattern,
@@ -51,7 +60,7 @@ def _row(pattern: str, price: Price, offered: set[str]) -> dict[str, Any]:
         "output": out,
         "cached": cached,
         "call": TOKENS * ((whole or 0.0) + (out or 0.0)) / _MILLION,
-        "models": sum(fnmatchcase(name, pattern) for name in offered),
+        "models": len(fnmatch.filter(offered, pattern)),
     }
 
 

@@ -62,6 +62,14 @@ def money(dollars: float | None) -> str:
     return "$" + f"{dollars:.{places}f}".rstrip("0").ljust(4, "0")
 
 
+def price(dollars: float | None) -> str:
+    """US dollars to the last digit that counts: 2.5 -> `$2.50`, 0.1375 -> `$0.1375`."""
+    if dollars is None:
+        return NOTHING
+    whole, _, cents = f"{dollars:,.10f}".rstrip("0").partition(".")
+    return f"${whole}.{cents.ljust(2, '0')}"
+
+
 def percent(share: float | None) -> str:
     """0.9876 -> `98.8 %`; only a whole share is 100 %."""
     if share is None:
@@ -91,6 +99,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "milliseconds": milliseconds,
     "seconds": seconds,
     "money": money,
+    "price": price,
     "percent": percent,
     "instant": instant,
     "utc": utc,
