@@ -13,6 +13,7 @@ from app.admin import http, request_filters
 from app.admin.api.requests import shown
 from app.admin.pages import request_export, request_words
 from app.admin.pages.frame import fragment, show
+from app.admin.pages.words import instant
 from app.errors import BadRequest, NotFound
 from app.formats import FORMATS
 from app.request_log import FAILED, FAILURES, Page, RequestFilter, RequestLog
@@ -59,6 +60,7 @@ def index() -> Response:
         faults=faults,
         choices=_choices(typed),
         folded_open=any(name in typed for name in FOLDED),
+        instants={name: _plain_instant(typed.get(name, "")) for name in ("since", "until")},
         **context,
     )
 
@@ -200,6 +202,14 @@ def _choices(typed: dict[str, str]) -> dict[str, Any]:
 def _with_typed(choices: list[tuple[str, str]], typed: str) -> list[tuple[str, str]]:
     """What was asked for stays a choice, also when it is no more."""
     return choices if typed in dict(choices) else [*choices, (typed, typed)]
+
+
+def _plain_instant(text: str) -> str:
+    """What a field for a date and time takes: UTC without a zone. Empty for what is no instant."""
+    try:
+        return instant(http.instant("instant", text)).rstrip("Z") if text else ""
+    except BadRequest:
+        return ""
 
 
 def _query(typed: dict[str, str], **places: Any) -> str:
