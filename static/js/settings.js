@@ -103,11 +103,31 @@ function update() {
   find();
 }
 
+// -- sessions ---------------------------------------------------------------------------------------
+
+let renewed = false;
+
+/** The session has ended, or began anew in another tab: nothing that was typed is lost, and it can be saved again. */
+async function renew(hasSession) {
+  const session = hasSession && !renewed ? await fetch("/middleware/api/session") : null;
+  if (!session?.ok) {
+    renewed = false;
+    const message = "Your session has ended. Log in again in another tab, then save once more: what you typed stays here.";
+    document.dispatchEvent(new CustomEvent("middleware:notice", { detail: { level: "bad", message } }));
+    return;
+  }
+  const token = (await session.json()).csrf_token;
+  renewed = true;
+  form().elements.csrf_token.value = token;
+  document.body.setAttribute("hx-headers", JSON.stringify({ "X-CSRF-Token": token }));
+  form().requestSubmit();
+}
+
 // -- events -----------------------------------------------------------------------------------------
 
 function begin() {
   if (!form()?.elements.was || !byId("changes")) return;
-  leaving = false;
+  leaving = renewed = false;
   remember();
   const filter = byId("settings-filter").elements;
   if (sought) {
@@ -154,7 +174,13 @@ document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target.id === "main") begin();
 });
 document.addEventListener("htmx:beforeOnLoad", (event) => {
-  if (event.detail.xhr.getResponseHeader("HX-Redirect")) leaving = true;
+  const { elt, xhr } = event.detail;
+  if (elt.id === "settings" && (xhr.status === 401 || xhr.status === 403)) {
+    event.preventDefault();
+    renew(xhr.status === 403);
+  } else if (xhr.status < 400 && xhr.getResponseHeader("HX-Redirect")) {
+    leaving = true;
+  }
 });
 addEventListener("beforeunload", (event) => {
   if (!leaving && form() && byId("changes") && count() > 0) event.preventDefault();

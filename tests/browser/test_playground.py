@@ -153,6 +153,9 @@ def test_errors_are_shown_in_full_and_the_message_can_be_sent_again(
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".turn--assistant .turn-text").last).to_have_text(canned.TEXT)
     assert [turn["content"] for turn in upstream.received[-1].json["messages"]] == ["Hi"]
+    gateway.settle()
+    page.get_by_role("link", name="in the log").last.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("equest")
 
 
 def test_a_stream_that_breaks_off_is_told(person: Person, gateway: Gateway, upstream: FakeProvider) -> None:

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests import canned
-from tests.browser.people import SIZES, THEMES, Person
+from tests.browser.people import PASSWORD, SIZES, THEMES, Person
 from tests.fake_provider import FakeProvider, json_reply
 from tests.gateway import Gateway
 
@@ -83,6 +83,32 @@ def test_two_admins_at_once_lose_nothing_silently(browser: Browser, gateway: Gat
         expect(two.locator("#notices")).to_contain_text("1 setting saved: retry_total")
         now = gateway.services.live_settings.current
         assert (now.max_retries, now.retry_total, now.session_ttl) == (9, 5, 7200)
+
+
+def test_what_was_typed_outlives_the_session(browser: Browser, locked_gateway: Gateway) -> None:
+    with Person(browser, locked_gateway.origin) as person:
+        person.expect("401 of POST")
+        person.expect("403 of POST")
+        page = person.log_in(PAGE)
+        field(page, "max_retries").fill("4")
+        person.context.clear_cookies()
+        page.get_by_role("button", name="Save changes").click()
+        expect(page.locator("#notices")).to_contain_text("Your session has ended.")
+        expect(field(page, "max_retries")).to_have_value("4")
+
+        other = person.new_page()
+        other.goto(f"{locked_gateway.origin}/middleware/login")
+        other.get_by_label("Password").fill(PASSWORD)
+        other.get_by_role("button", name="Log in").click()
+        other.locator("body.frame").wait_for()
+        page.get_by_role("button", name="Save changes").click()
+        expect(page.locator("#notices")).to_contain_text("1 setting saved: max_retries.")
+        assert locked_gateway.services.live_settings.current.max_retries == 4
+        field(page, "max_retries").fill("5")
+        page.get_by_role("button", name="Save changes").click()
+        expect(page.locator("#max_retries")).to_contain_text("saved here")
+        expect(page.locator("#changes")).to_have_text("Nothing is changed.")
+        assert locked_gateway.services.live_settings.current.max_retries == 5
 
 
 def test_settings_are_found_while_one_types_and_changes_can_be_discarded(page: Page, person: Person) -> None:
