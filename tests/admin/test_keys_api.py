@@ -418,3 +418,9 @@ def test_a_bearer_token_does_all_of_it(locked: Middleware) -> None:
     key_id = added.get_json()["id"]
     assert client.put(f"{KEYS}/{key_id}", json={"name": "x"}, headers=headers).status_code == 200
     assert client.delete(f"{KEYS}/{key_id}", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("key_id", [0, -1, 2**63, 2**80, 1.5, "1", True])
+def test_what_can_be_no_id_is_refused_by_bulk_test(middleware: Middleware, key_id: object) -> None:
+    answer = middleware.client().post("/middleware/api/keys/bulk-test", json={"key_ids": [key_id]})
+    assert (answer.status_code, answer.get_json()["param"]) == (400, "key_ids")

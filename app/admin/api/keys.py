@@ -185,6 +185,8 @@ def _identity(key_id: str) -> int:
 
 
 def _ids(name: str, value: Any) -> list[int]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_TESTS or not all(type(item) is int for item in value):
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_TESTS:
         raise http.wrong(name, f"a list of 1 to {MAX_TESTS} key IDs")
+    if not all(type(item) is int and 0 < item <= http.MAX_ID for item in value):
+        raise http.wrong(name, "a list of key IDs")
     return value
