@@ -297,9 +297,15 @@ def test_a_change_leads_back_to_where_it_was_made_and_nowhere_else(middleware: M
         (f"/middleware/keys/{key_id}", f"/middleware/keys/{key_id}"),
         ("//evil.example/middleware/keys", "/middleware/keys"),
         ("https://evil.example/middleware/keys", "/middleware/keys"),
+        ("http://localhost/middleware/keys?page=2", "/middleware/keys?page=2"),
+        (f"/middleware/keys/{key_id}/edit", "/middleware/keys"),
         ("/middleware/logout", "/middleware/keys"),
         ("/middleware/keys\\..\\..", "/middleware/keys"),
         ("javascript:alert(1)", "/middleware/keys"),
+        ("/middleware/keys?search=\u65e5\u672c", "/middleware/keys"),
+        ("/middleware/keys?a\r\nSet-Cookie: b=c", "/middleware/keys"),
+        ("/middleware/keys/../logout", "/middleware/keys"),
+        ("http://[", "/middleware/keys"),
     ):
         answer = client.post(f"{KEYS}/{key_id}/disable", data={"next": given})
         assert answer.headers["Location"] == expected
@@ -450,7 +456,14 @@ def test_the_page_of_a_key_shows_state_figures_and_charts(middleware: Middleware
     assert "Not used yet" in client.get(f"{KEYS}/{key_id}").text
     _seed_days(middleware, key_id)
     page = client.get(f"{KEYS}/{key_id}").text
-    for title in ("Requests a day", "Answered", "Average time of an answer", "Tokens a day", "Models", "Errors"):
+    for title in (
+        "Requests a day",
+        "Answered, in percent",
+        "Average time of an answer, in ms",
+        "Tokens a day",
+        "Models",
+        "Errors",
+    ):
         assert f">{title}</figcaption>" in page
     assert "line one\nline two" in page
     assert f"/middleware/requests?key_id={key_id}" in page

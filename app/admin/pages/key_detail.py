@@ -72,8 +72,12 @@ def _charts(stats: Json) -> list[tuple[str, str, Json]]:
 
     charts = [
         ("chart-requests", "Requests a day", bars("", ("Answered", "successes", "good"), ("Failed", "errors", "bad"))),
-        ("chart-success", "Answered", line("Answered", "%", "good", _success_percent)),
-        ("chart-latency", "Average time of an answer", line("Time", "ms", "", lambda day: day["avg_latency"] or None)),
+        ("chart-success", "Answered, in percent", line("Answered", "%", "good", _success_percent)),
+        (
+            "chart-latency",
+            "Average time of an answer, in ms",
+            line("Time", "ms", "", lambda day: day["avg_latency"] or None),
+        ),
         ("chart-tokens", "Tokens a day", bars("", ("In", "tokens_in", ""), ("Out", "tokens_out", ""))),
     ]
     for chart_id, title, counts in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -26,6 +27,10 @@ from app.keys.manager import DELETE
 bp = Blueprint("keys", __name__, url_prefix="/middleware/keys")
 
 HOME: Final = "/middleware/keys"
+#: The list or a key. Of a whole address, as htmx sends it, only the path is used.
+_HERE: Final = re.compile(
+    r"(?:https?://[\w.:\[\]-]+)?(?P<address>/middleware/keys(?:/\d{1,18})?(?:\?[!-\[\]-~]*)?)", re.ASCII
+)
 _READERS: Final[dict[str, forms.Reader]] = {
     "key": forms.text,
     "name": forms.text,
@@ -63,10 +68,8 @@ def _listed(query: KeyQuery) -> dict[str, Any]:
 def back() -> str:
     """The list or the key that the reader came from."""
     given = request.form.get("next") or request.args.get("next") or request.headers.get("HX-Current-URL", "")
-    parts = urlsplit(given)
-    if not (parts.path == HOME or parts.path.startswith(HOME + "/")) or "\\" in given or parts.path.endswith("/edit"):
-        return HOME
-    return parts.path + (f"?{parts.query}" if parts.query else "")
+    found = _HERE.fullmatch(given)
+    return found["address"] if found else HOME
 
 
 def _end(message: str, level: str = "good") -> AnyResponse:
