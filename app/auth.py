@@ -298,7 +298,7 @@ def logout() -> AnyResponse:
 
 
 def _page_of(error: MiddlewareError) -> AnyResponse:
-    return _message_page(error.status, "Refused", str(error))
+    return _message_page(error.status, "Nothing here" if error.status == 404 else "Refused", str(error))
 
 
 def _message_page(status: int, title: str, message: str) -> AnyResponse:

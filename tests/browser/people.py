@@ -32,6 +32,8 @@ class Person:
 
     troubles  -- what a page did wrong so far: sentences
     expected  -- parts of troubles that the test brings about itself
+
+    content_policy  -- whether the browser heeds it; without, what slips into a page as HTML would run
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Person:
         theme: str = "light",
         javascript: bool = True,
         timezone: str = "Europe/Berlin",
+        content_policy: bool = True,
     ) -> None:
         self.origin = origin
         self.context: BrowserContext = browser.new_context(
@@ -53,6 +56,7 @@ class Person:
             timezone_id=timezone,
             locale="en-GB",
             reduced_motion="reduce",
+            bypass_csp=not content_policy,
         )
         self.context.set_default_timeout(WAIT_MS)
         self.javascript = javascript
