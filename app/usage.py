@@ -150,6 +150,8 @@ class UsageStore:
 
 
 def _write_shapes(connection: Connection, shapes: _ShapeRows) -> None:
+    if not shapes:
+        return  # ordered twice because the first order was late
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     statement = dialect.insert(request_shapes)
     statement = statement.on_conflict_do_update(index_elements=["id"], set_={"seen_at": statement.excluded["seen_at"]})

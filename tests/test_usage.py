@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import delete
 
 from app.counting import MAX_SUM
+from app.live_log import WriteBehind
 from app.shapes import MAX_INT64
 from app.storage.schema import daily_stats, events, keys, model_stats
 from tests.usage_cases import DAY_S, NOON, SECRET, Bench, a_record, an_attempt, bench_at
@@ -316,3 +317,14 @@ def test_an_attempt_that_failed_has_a_line_of_its_own_in_the_log(
     lines = [line for line in caplog.records if line.name == "attempt"]
     assert [line.getMessage() for line in lines] == ["attempt 1 at openai: KEY_REST"]
     assert (lines[0].reason, lines[0].status) == ("rate_limited", 429)  # type: ignore[attr-defined]
+
+
+def test_an_order_to_write_that_finds_nothing_left_loses_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(WriteBehind, "REORDER_AFTER_S", -1.0)  # every change orders, as if the orders before were lost
+
+    bench.record(a_record(model="one"), a_record(model="two", request_id="req-2"))
+
+    assert {row["model"] for row in bench.requests()} == {"one", "two"}
+    assert not [entry.message for entry in caplog.records if entry.levelno >= logging.WARNING]
