@@ -35,7 +35,7 @@ def test_a_key_rests_and_wakes_before_the_eyes_of_the_dashboard(
     page.evaluate("window.neverReloaded = true")
     expect(unwell(page)).to_contain_text("Every key serves.")
 
-    upstream.answers(json_reply(LIMITED, 429, {"Retry-After": "9"}))
+    upstream.answers(json_reply(LIMITED, 429, {"Retry-After": "12"}))
     assert gateway.post("/v1/chat/completions", CHAT).status == 200
 
     resting = unwell(page).get_by_role("listitem")
@@ -47,7 +47,6 @@ def test_a_key_rests_and_wakes_before_the_eyes_of_the_dashboard(
     before = countdown.text_content()
     assert before
     expect(countdown).not_to_have_text(before)
-    expect(countdown).to_have_text("now")
     expect(unwell(page)).to_contain_text("Every key serves.")
     expect(resting).to_have_count(0)
     assert page.evaluate("window.neverReloaded")

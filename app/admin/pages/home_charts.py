@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from app.admin.pages import request_words
+
 Json = dict[str, Any]
 
 #: Parts of a doughnut, and models in a bar, that are told apart; the rest is one.
@@ -13,30 +15,8 @@ MOST_PARTS: Final = 6
 MOST_NAME_CHARS: Final = 24
 
 STATES: Final[Mapping[str, str]] = {"Healthy": "good", "Resting": "warn", "Disabled": "bad"}
-#: What the verdicts on failed attempts mean. `ok` is none.
-VERDICTS: Final[Mapping[str, str]] = {
-    "CLIENT": "caller's own fault",
-    "KEY_REST": "key rests",
-    "KEY_DEAD": "key disabled",
-    "MODEL_GONE": "key lacks the model",
-    "PROVIDER": "provider's trouble",
-    "EGRESS": "our network or region",
-    "STATE": "state of another key",
-    "client_gone": "caller left",
-    "none": "never ended",
-}
-OUTCOMES: Final[Mapping[str, str]] = {
-    "client_error": "caller's own fault",
-    "no_keys": "no usable key",
-    "resting": "all keys rested",
-    "upstream_error": "provider failed",
-    "upstream_cut": "answer cut off",
-    "client_gone": "caller left",
-    "drained": "server stopped",
-    "refused": "refused at the door",
-    "internal_error": "our own fault",
-    "success": "answered with an error",
-}
+#: A request whose answer was whole, but an error all the same.
+_ANSWERED_WITH_ERROR: Final = "Answered with an error"
 
 
 def charts(figures: Json) -> dict[str, Json | None]:
@@ -50,19 +30,20 @@ def charts(figures: Json) -> dict[str, Json | None]:
         "health": _health(health, figures["unwell"]["partial_keys"]),
         "models": _doughnut({model["model"]: model["requests"] for model in figures["models"]}),
         "errors": _doughnut({_code(code): count for code, count in totals["error_codes"].items()}),
-        "verdicts": _doughnut(_said(totals["verdicts"], VERDICTS, without="ok")),
+        "verdicts": _doughnut(_failed(totals["verdicts"])),
         "keys": _keys(figures["keys"]),
     }
 
 
-def failures(totals: Json) -> list[tuple[str, str, int]]:
-    """(outcome, what it means, how many) of the requests that did not succeed, most first."""
+def failures(totals: Json) -> list[tuple[str, str, str, int]]:
+    """(outcome, its words, what it means, how many) of the requests that did not succeed, most first."""
     counts = {**totals["outcomes"]}
     answered = counts.pop("success", 0) - totals["successes"]
+    words = [(name, request_words.outcome(name), count) for name, count in counts.items()]
     if answered > 0:
-        counts["success"] = answered
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [(name, OUTCOMES.get(name, name.replace("_", " ")), count) for name, count in ordered]
+        words.append(("success", request_words.outcome("success")._replace(words=_ANSWERED_WITH_ERROR), answered))
+    words.sort(key=lambda item: (-item[2], item[0]))
+    return [(name, word.words, word.meaning, count) for name, word, count in words]
 
 
 # -- bars --------------------------------------------------------------------------------------------
@@ -143,8 +124,10 @@ def _round(parts: Iterable[tuple[str, int, str]]) -> Json:
 # -- words -------------------------------------------------------------------------------------------
 
 
-def _said(counts: Mapping[str, int], words: Mapping[str, str], without: str) -> dict[str, int]:
-    return {words.get(name, name): count for name, count in counts.items() if name != without}
+def _failed(verdicts: Mapping[str, int]) -> dict[str, int]:
+    """Verdicts in words, without those on attempts that succeeded; `none` is an attempt that never ended."""
+    found = {request_words.verdict(name).words: count for name, count in verdicts.items() if name not in ("ok", "none")}
+    return found | ({"Never ended": verdicts["none"]} if "none" in verdicts else {})
 
 
 def _code(code: str) -> str:
