@@ -303,6 +303,9 @@ def test_recorded_requests_fit_their_schema(middleware):
     for path in ("/requests", "/logs", "/usage", "/global-stats", "/dashboard"):
         answer = client.get("/middleware/api" + path)
         assert contract.check("/middleware/api" + path, answer) == []
+    answer = client.get("/middleware/api/logs?after_id=0")
+    assert answer.get_json()[0]["id"] > 0
+    assert contract.check("/middleware/api/logs", answer) == []
     row = client.get("/middleware/api/requests").get_json()["requests"][0]
     answer = client.get(f"/middleware/api/requests/{row['id']}")
     assert contract.check("/middleware/api/requests/{identity}", answer) == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from app.auth_store import SessionKind
 from tests import canned
 from tests.browser.people import SIZES, THEMES, Person
 from tests.fake_behaviors import json_reply
@@ -65,11 +66,20 @@ def test_calls_go_with_the_session_and_changes_with_its_token(admin: Person, loc
 
 
 def test_calls_go_with_a_token_that_is_filled_in(admin: Person, locked_gateway: Gateway) -> None:
-    admin.ready()
-    authorize(admin.page, "of POST /middleware/api/login", "not a token")
+    token, _ = locked_gateway.services.auth.open_session(SessionKind.BEARER)
+    page = admin.ready()
+    authorize(page, "of POST /middleware/api/login", token)
+    admin.context.clear_cookies()
+
+    assert "key_value" in executed(opened(page, "Keys", "list_keys"), 200)
+
+
+def test_a_wrong_token_is_not_saved_by_the_session(admin: Person) -> None:
+    page = admin.ready()
+    authorize(page, "of POST /middleware/api/login", "not a token")
     admin.expect("401 of GET")
 
-    assert "login_required" in executed(opened(admin.page, "Keys", "list_keys"), 401)
+    assert "login_required" in executed(opened(page, "Keys", "list_keys"), 401)
 
 
 def test_the_proxy_is_called_with_a_client_key(admin: Person, locked_gateway: Gateway, upstream: FakeProvider) -> None:
