@@ -198,11 +198,12 @@ class KeyManager(LiveKeys):
             message = self._safe_message(limit.message, key.value)
             if message or limit.http_status:
                 item["evidence"] = {"status": limit.http_status, "message": message}
-        item["model_rests"] = [
-            {"model": pair.model, "until": self._to_wall(pair.until), "reason": pair.reason}
-            for pair in key.limits()
-            if pair.scope in (Scope.KEY_MODEL, Scope.GROUP_MODEL) and pair.status is Status.RESTING
-        ]
+        if key.pairs or key.team is not None:
+            item["model_rests"] = [
+                {"model": pair.model, "until": self._to_wall(pair.until), "reason": pair.reason}
+                for pair in key.limits()
+                if pair.scope in (Scope.KEY_MODEL, Scope.GROUP_MODEL) and pair.status is Status.RESTING
+            ]
 
     def preview(self, provider: str, model: str | None) -> Preview:
         """What a request for this model would find at this provider entry now; `wake_at` is in Unix seconds."""
