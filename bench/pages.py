@@ -33,10 +33,10 @@ _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 #: (what it is, address)
 PAGES: Final = (
     ("Dashboard", "/middleware/"),
-    ("Dashboard, 30 days", "/middleware/?range=30d"),
+    ("Dashboard, 30 days", "/middleware/?days=30"),
     ("Keys", "/middleware/keys"),
-    ("Keys, searched", "/middleware/keys?q=4711"),
-    ("Keys, by usage", "/middleware/keys?sort=total&order=desc"),
+    ("Keys, searched", "/middleware/keys?search=4711"),
+    ("Keys, by usage", "/middleware/keys?sort=total&order=down"),
     ("Requests", "/middleware/requests"),
     ("Requests that failed", "/middleware/requests?status=5xx"),
     ("Requests of one key", "/middleware/requests?key_id={key}"),
