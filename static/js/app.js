@@ -39,14 +39,18 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 });
 
 let lost = false;
-document.addEventListener("htmx:sendError", (event) => {
-  if (!lost) notice("The server does not answer. This page goes on trying.", "warn");
+function sayLost(message) {
+  if (!lost) notice(`${message} This page goes on trying.`, "warn");
   lost = true;
-});
-document.addEventListener("htmx:afterOnLoad", () => { lost = false; });
+}
+document.addEventListener("htmx:sendError", () => sayLost("The server does not answer."));
+document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) lost = false; });
 document.addEventListener("htmx:responseError", (event) => {
-  if (isPoll(event)) return;
   const status = event.detail.xhr.status;
+  if (isPoll(event)) {
+    sayLost(`The server answers with ${status}.`);
+    return;
+  }
   notice(`That did not work: the server answered with ${status}. Try again, or look at the log.`, "bad");
 });
 

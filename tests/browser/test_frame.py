@@ -119,3 +119,15 @@ def test_a_keyboard_reaches_the_content_first(page: object, person: Person) -> N
     expect(tab.get_by_role("link", name="Skip to the content")).to_be_focused()
     tab.keyboard.press("Enter")
     expect(tab.locator("main")).to_be_focused()
+
+
+def test_a_page_that_cannot_be_kept_current_says_so_once(person: Person) -> None:
+    person.expect("503 of GET")
+    person.expect("Response Status Error Code 503")
+    tab = person.go("/middleware/welcome")
+    tab.route("**/welcome/first-call", lambda route: route.fulfill(status=503, body="no"))
+    for _ in range(2):
+        with tab.expect_response("**/welcome/first-call"):
+            pass
+    expect(tab.locator("#notices .notice")).to_have_count(1)
+    expect(tab.locator("#notices")).to_contain_text("The server answers with 503. This page goes on trying.")
