@@ -186,7 +186,7 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+  if (event.target.closest("input:not([type=checkbox], [type=radio], [type=button]), textarea, select, [contenteditable]")) return;
   const search = document.querySelector("main input[type=search]");
   if (search) {
     event.preventDefault();
