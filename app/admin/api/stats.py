@@ -14,6 +14,8 @@ bp = Blueprint("stats", __name__)
 
 MAX_DAYS = 366
 DEFAULT_DAYS = 30
+#: Lists of keys that do not serve, or not every model.
+_AILMENTS = ("resting", "disabled", "partial")
 
 
 @bp.get("/global-stats")
@@ -27,9 +29,16 @@ def global_stats() -> Response:
 
 @bp.get("/dashboard")
 def dashboard_figures() -> Response:
-    """What the dashboard shows; `?days=` 1 (today), 7 or 30."""
+    """What the dashboard shows; `?days=` 1 (today), 7 or 30. Instants are ISO 8601, as in all answers."""
     wanted = http.parameters({"days": http.integer(1, MAX_DAYS)})
-    return http.answer(dashboard(http.services(), wanted.get("days", 1)))
+    found = dashboard(http.services(), wanted.get("days", 1))
+    unwell = {kind: [_dated(one, "until") for one in found["unwell"][kind]] for kind in _AILMENTS}
+    hours = [_dated(hour, "at") for hour in found["hours"]]
+    return http.answer(_dated(found, "at") | {"hours": hours, "unwell": found["unwell"] | unwell})
+
+
+def _dated(shown: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**shown, name: http.iso(shown[name])}
 
 
 @bp.get("/keys/<key_id>/stats")
