@@ -14,7 +14,7 @@ from app.admin import http
 from app.admin.actions import clients, keys
 from app.admin.chats import Chat, Turn
 from app.admin.overview import demonstration_answers
-from app.admin.pages import forms
+from app.admin.pages import forms, once
 from app.admin.pages.frame import done, fragment, show
 from app.admin.pages.words import plural
 from app.admin.snippets import KEY_VARIABLE, snippets
@@ -101,15 +101,17 @@ def add_key() -> AnyResponse:
 
 
 @bp.post("/client")
-def add_client() -> Response:
-    """Make a client key. It is in this answer only, and in its examples."""
+def add_client() -> AnyResponse:
+    """Make a client key. The page shows it once, with its examples."""
     form = forms.read(_CLIENT_FIELDS)
     if not form.values.get("name"):
         form.faults.setdefault("name", "Give it a name: whose key, or which program's?")
     if form.faults:
         return _page(client_form=form, status=422)
-    _, key = clients.create(http.services(), form.values)
-    return _page(client_key=key)
+    client_id, key = clients.create(http.services(), form.values)
+    answer = done("Client key made.", f"{ADDRESS}#step-2")
+    once.hand_on(answer, client_id, key)
+    return answer
 
 
 def _page(*, status: int = 200, **context: Any) -> Response:
@@ -117,7 +119,7 @@ def _page(*, status: int = 200, **context: Any) -> Response:
     real = [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME]
     address = request.host_url.rstrip("/")
     chat = _first_chat(services, real)
-    return show(
+    response = show(
         "welcome/index.html",
         page="welcome",
         status=status,
@@ -132,8 +134,11 @@ def _page(*, status: int = 200, **context: Any) -> Response:
         key_variable=KEY_VARIABLE,
         endpoints=ENDPOINTS,
         call=_last_call(services),
-        **({"form": forms.Form(), "client_form": forms.Form(), "client_key": ""} | context),
+        client_key=once.taken(),
+        **({"form": forms.Form(), "client_form": forms.Form()} | context),
     )
+    once.forget(response)
+    return response
 
 
 # -- parts -------------------------------------------------------------------------------------------
