@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -216,16 +216,20 @@ class KeyManager(LiveKeys):
 
     def add(
         self,
-        value: str,
+        value: object,
         *,
-        name: str = DEFAULT_NAME,
-        provider: str = DEFAULT_PROVIDER,
-        group: str = "",
-        models: Sequence[str] = (),
-        priority: int = 1,
-        note: str = "",
+        name: object = DEFAULT_NAME,
+        provider: object = DEFAULT_PROVIDER,
+        group: object = "",
+        models: object = (),
+        priority: object = 1,
+        note: object = "",
     ) -> int:
-        """Add a key; returns its id. Raises BadRequest: `Invalid key.`, `Key exists.`, or a field's fault."""
+        """
+        Add a key; returns its id. What the fields are is checked here: `FIELDS` in `fields.py` says what they may be.
+
+        Raises BadRequest: `Invalid key.`, `Key exists.`, or a field's fault.
+        """
         value = check_value(value)
         fields = {"name": name, "provider": provider, "group": group, "models": models}
         columns = to_columns({**fields, "priority": priority, "note": note})
