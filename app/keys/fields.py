@@ -32,6 +32,9 @@ _MAX_PRIORITY = 1_000_000
 _MAX_MODELS = 200
 _MAX_MODEL_CHARS = 256
 
+#: What a value must be, for people.
+WHAT_A_KEY_IS = f"A key has at least {MIN_VALUE_CHARS} characters, no blanks and none beyond ASCII."
+
 
 def check_value(value: object) -> str:
     """A key's value without blanks around it. Raises BadRequest (`Invalid key.`)."""

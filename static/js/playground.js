@@ -43,7 +43,7 @@ async function ask(path, body, signal, again = true) {
     return ask(path, body, signal, false);
   }
   const names = { turns: "message", text: "message" };
-  throw new Problem(said.error ?? `The server answered with ${answer.status}.`, {
+  throw new Problem((answer.status === 401 ? "Your session has ended." : said.error) ?? `The server answered with ${answer.status}.`, {
     field: answer.status === 400 ? names[said.param] ?? said.param : undefined,
     logIn: answer.status === 401,
   });

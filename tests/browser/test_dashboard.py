@@ -99,6 +99,7 @@ def test_names_models_and_messages_are_shown_as_text(person: Person, gateway: Ga
 
     expect(unwell(page).get_by_role("link", name=SCRIPT)).to_be_visible()
     expect(unwell(page).get_by_role("listitem")).to_contain_text(f"“{SCRIPT}")
+    expect(unwell(page).get_by_role("listitem")).to_contain_text("Too many requests (429)")
     expect(page.locator("main img, main script")).to_have_count(0)
     with page.expect_response("**/middleware/dashboard?days=1"):
         pass

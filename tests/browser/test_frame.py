@@ -90,6 +90,13 @@ def test_logging_out_asks_first_and_ends_the_session(browser: Browser, locked_ga
         assert "/middleware/login?next=" in page.url
 
 
+def test_the_login_stands_in_the_middle(browser: Browser, locked_gateway: Gateway) -> None:
+    with Person(browser, locked_gateway.origin) as person:
+        box = person.go("/middleware/login").locator("section.card").bounding_box()
+        assert box is not None
+        assert abs(box["x"] * 2 + box["width"] - SIZES["desk"]["width"]) < 30
+
+
 def test_logging_in_and_out_works_without_javascript(browser: Browser, locked_gateway: Gateway) -> None:
     with Person(browser, locked_gateway.origin, javascript=False) as person:
         page = person.log_in()

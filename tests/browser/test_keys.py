@@ -170,6 +170,23 @@ def test_everything_in_the_list_is_reached_by_keyboard(person: Person, gateway: 
     expect(page.get_by_role("button", name="Edit: key 051")).to_be_focused()
 
 
+def test_the_report_of_a_paste_keeps_masked_values_on_one_line(person: Person) -> None:
+    person.page.set_viewport_size({"width": 660, "height": 900})
+    person.go(f"{PAGE}/paste")
+    person.page.get_by_label("Keys", exact=True).fill("short\n" + "A name of many words " * 8 + ",sk-paste-0000000001")
+    person.page.get_by_role("button", name="Add keys").click()
+    values = person.page.locator("#paste-report code")
+    expect(values).to_have_count(2)
+    assert values.evaluate_all("codes => Math.max(...codes.map(code => code.offsetHeight))") < 30
+
+
+def test_a_long_name_takes_three_lines_of_the_list_at_most(person: Person, gateway: Gateway) -> None:
+    gateway.services.keys.add("sk-test-openai-key-long", provider="openai", name="X" * 200)
+    box = names(person.go(PAGE)).first.bounding_box()
+    assert box is not None
+    assert box["height"] < 90
+
+
 # -- what happens meanwhile ----------------------------------------------------------------------------
 
 
@@ -187,6 +204,11 @@ def test_a_key_that_rests_shows_up_without_losing_choice_or_place(person: Person
     expect(row.locator("time.countdown")).to_contain_text(re.compile(r"\d+ min|\d+ s"))
     expect(page.get_by_label("Choose key 030")).to_be_checked()
     assert page.locator(f"#key-{ids[30]}").bounding_box() == place
+
+    state_of_key = person.new_page()
+    state_of_key.goto(f"{gateway.origin}{PAGE}/{ids[31]}")
+    expect(state_of_key.get_by_text(re.compile(r"^It wakes at .+, \d\d:\d\d:\d\d \(in \d+ .+\)\.$"))).to_be_visible()
+    state_of_key.close()
 
     page.get_by_role("button", name="Wake now: key 031").click()
     expect(page.locator("#notices")).to_contain_text("key 031 is awake.")

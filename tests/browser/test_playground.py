@@ -230,6 +230,7 @@ def test_where_client_keys_are_required_the_page_has_its_own_or_takes_another(
         page.get_by_label("Client key").fill("")
         send(page, "Not lost")
         expect(page.get_by_role("link", name="Log in again")).to_be_visible()
+        expect(page.get_by_text("Your session has ended.")).to_be_visible()
         expect(page.get_by_label("Message")).to_have_value("Not lost")
         clients.update(row["id"], {"active": True})
         other = person.new_page()

@@ -187,6 +187,15 @@ def test_text_from_callers_and_upstreams_never_runs(gateway: Gateway, upstream: 
     assert page.locator("main img, main script").count() == 0
 
 
+def test_rows_stay_low_in_a_narrow_window(served: Gateway, person: Person) -> None:
+    person.page.set_viewport_size({"width": 768, "height": 900})
+    page = person.go(PAGE)
+    box = page.locator(".at-request").first.bounding_box()
+    assert box is not None
+    assert box["height"] < 90
+    assert person.overflow_px() == 0
+
+
 @pytest.mark.parametrize("size", ["desk", "phone"])
 def test_an_unfolded_row_is_fit_for_everybody(
     browser: Browser, served: Gateway, upstream: FakeProvider, size: str

@@ -66,13 +66,16 @@ def test_a_key_that_its_provider_refuses_says_so(
         add_key(page)
         expect(page.get_by_text("Key added, but it did not work: Incorrect API key provided.")).to_be_visible()
         expect(page.get_by_text("Disabled")).to_be_visible()
+        step = page.get_by_role("region", name="Add a key of a provider")
+        expect(step.get_by_label("Key", exact=True)).to_be_visible()
+        expect(step.locator(".step-number")).to_have_text("1")
 
 
 def test_a_form_with_a_fault_keeps_what_was_typed(page: Page, person: Person, gateway: Gateway) -> None:
     person.expect("422 of POST")
     person.go("/middleware/welcome")
     add_key(page, "short")
-    expect(page.get_by_text("Invalid key.")).to_be_visible()
+    expect(page.get_by_text("Invalid key. A key has at least 10 characters, no blanks")).to_be_visible()
     expect(page.get_by_label("Name", exact=True)).to_have_value("House account")
     expect(page.get_by_label("Provider", exact=True)).to_have_value("openai")
 

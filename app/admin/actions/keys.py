@@ -17,7 +17,7 @@ from app.admin.actions.paste import MAX_LINES, PastedKey
 from app.admin.overview import demonstration_answers
 from app.context import Services
 from app.errors import BadRequest
-from app.keys.fields import DEFAULT_PROVIDER, MAX_VALUE_CHARS, MIN_VALUE_CHARS, is_value
+from app.keys.fields import DEFAULT_PROVIDER, MAX_VALUE_CHARS, MIN_VALUE_CHARS, WHAT_A_KEY_IS, is_value
 from app.providers import DEMO_NAME
 from app.usage_queries import UNUSED, KeyUsage
 from app.vault import mask
@@ -144,7 +144,7 @@ _RESULTS = {
     "": ("added", ""),
     "key_exists": ("exists", "This key is there already."),
     "repeated": ("repeated", "An earlier line has the same key."),
-    "invalid_key": ("invalid", f"A key has at least {MIN_VALUE_CHARS} characters, no blanks and none beyond ASCII."),
+    "invalid_key": ("invalid", WHAT_A_KEY_IS),
 }
 _MASK_PASTED = ("invalid", "This is a masked value: paste the whole key.")
 _OTHER_FAULT = ("invalid", "The name or the note is too long or has characters that cannot be stored.")

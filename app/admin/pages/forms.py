@@ -17,11 +17,14 @@ from flask import request
 
 from app.admin.http import Check
 from app.errors import BadRequest, MiddlewareError
+from app.keys.fields import WHAT_A_KEY_IS
 
 #: Reads the text of a form's field; returns what the API would be sent.
 Reader = Callable[[str], Any]
 
 MAX_WAS_CHARS: Final = 200_000
+#: Sentences whose words programs rely on -> what people read.
+_IN_FULL: Final = {"Invalid key.": f"Invalid key. {WHAT_A_KEY_IS}"}
 
 
 # -- readers -----------------------------------------------------------------------------------------
@@ -106,7 +109,7 @@ def read(fields: Mapping[str, tuple[Reader, Check]]) -> Form:
 def plain(error: MiddlewareError, name: str = "") -> str:
     """The sentence of an error without the technical name of the field that it is shown at."""
     sentence = str(error).removeprefix(f"`{name}` ").removeprefix(f"{name} ")
-    return sentence[:1].upper() + sentence[1:]
+    return _IN_FULL.get(sentence) or sentence[:1].upper() + sentence[1:]
 
 
 # -- two people at once ------------------------------------------------------------------------------

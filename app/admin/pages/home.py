@@ -11,6 +11,7 @@ from app.admin import http
 from app.admin.dashboard import RANGES, dashboard
 from app.admin.pages.frame import fragment, show
 from app.admin.pages.home_charts import charts, failures
+from app.admin.reasons import in_words
 
 bp = Blueprint("home", __name__)
 
@@ -44,6 +45,7 @@ def _shown() -> dict[str, Any]:
         "shown": found,
         "totals": found["totals"],
         "charts": charts(found),
+        "in_words": in_words,
         "failures": failures(found["totals"]),
         "days": days,
         "ranges": _RANGE_WORDS,

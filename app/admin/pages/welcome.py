@@ -124,6 +124,7 @@ def _page(*, status: int = 200, **context: Any) -> Response:
         page="welcome",
         status=status,
         keys=real,
+        usable=any(item["status"] != "Disabled" for item in real),
         providers=[(entry.name, entry.name) for entry in services.providers.snapshot.ordered if entry.enabled],
         door=clients.door(services),
         clients=services.clients.list(),
