@@ -33,7 +33,10 @@ def create_app(config: Config, *, clock: Clock | None = None, verify_with: str |
 
     from app.admin.api import api_bp
     from app.admin.health import health_bp
+    from app.admin.http import RowNumber
+    from app.admin.page_request import PageRequest
     from app.admin.pages import pages_bp
+    from app.admin.static_files import static_file
     from app.assembly import assemble
     from app.auth import auth_bp
     from app.clock import Clock
@@ -49,6 +52,9 @@ def create_app(config: Config, *, clock: Clock | None = None, verify_with: str |
         static_url_path="/middleware/static",
     )
     app.url_map.merge_slashes = False
+    app.url_map.converters["int"] = RowNumber
+    app.view_functions["static"] = static_file
+    app.request_class = PageRequest
     app.extensions["middleware"] = parts.services
     app.extensions["middleware_lifecycle"] = parts.lifecycle
     app.extensions["middleware_edge"] = parts.edge

@@ -72,8 +72,12 @@ class KeyTests:
     def test(self, key_id: int, model: str | None = None) -> KeyTest:
         """
         Test one key. Raises NotFound; Conflict for a key that cannot be decrypted or whose provider has no address;
-        BadRequest for what is no model's name. What the provider does never raises.
+        BadRequest for what is no model's name; Overloaded. What the provider does never raises.
         """
+        with self._calls.waiting():
+            return self._test(key_id, model)
+
+    def _test(self, key_id: int, model: str | None = None) -> KeyTest:
         lease = self._keys.lease_of(key_id, model)
         provider = self._provider(lease)
         if model is None:
@@ -87,7 +91,14 @@ class KeyTests:
         return found
 
     def test_many(self, key_ids: Iterable[int]) -> list[KeyTest]:
-        """Test some keys at once, at most `MAX_TESTS`; for those that take too long, or are gone, the test says so."""
+        """
+        Test some keys at once, at most `MAX_TESTS`; for those that take too long, or are gone, the test says so.
+        Raises Overloaded.
+        """
+        with self._calls.waiting():
+            return self._test_many(key_ids)
+
+    def _test_many(self, key_ids: Iterable[int]) -> list[KeyTest]:
         wanted = list(dict.fromkeys(key_ids))[:MAX_TESTS]
         # Not as a context: that would wait for the ones that hang.
         pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="key-test")
@@ -102,7 +113,7 @@ class KeyTests:
 
     def _test_safely(self, key_id: int) -> KeyTest:
         try:
-            return self.test(key_id)
+            return self._test(key_id)
         except MiddlewareError as error:
             return KeyTest(key_id, False, reason=error.code, message=str(error))
 

@@ -98,7 +98,14 @@ class ModelOffers:
         return _NO_KEY.get(found.outcome, _NO_KEY[PickOutcome.NO_KEYS])
 
     def ask(self, provider: Provider) -> Offer:
-        """Ask now, with one of the provider's keys, and remember the answer. Without a key there is none."""
+        """
+        Ask now, with one of the provider's keys, and remember the answer. Without a key there is none.
+        Raises Overloaded.
+        """
+        with self._calls.waiting():
+            return self._ask_and_remember(provider)
+
+    def _ask_and_remember(self, provider: Provider) -> Offer:
         offer = self._ask(provider)
         if offer.key_id is None:
             return offer
@@ -109,9 +116,9 @@ class ModelOffers:
         return offer
 
     def ask_all(self, providers: Iterable[Provider]) -> list[Offer]:
-        """Ask several at the same time; none waits for another."""
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="model-offers") as pool:
-            return list(pool.map(self.ask, providers))
+        """Ask several at the same time; none waits for another. Raises Overloaded."""
+        with self._calls.waiting(), ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="model-offers") as pool:
+            return list(pool.map(self._ask_and_remember, providers))
 
     def _ask(self, provider: Provider) -> Offer:
         found = self._keys.preview(provider.name, None)

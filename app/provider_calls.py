@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
@@ -23,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from app.clock import Clock
-from app.errors import Conflict
+from app.errors import Conflict, Overloaded
 from app.keys.base import Failure, Phase, Verdict
 from app.keys.verdicts import explain_message
 from app.provider_requests import (
@@ -37,7 +38,7 @@ from app.provider_requests import (
     read_models,
 )
 from app.providers import Provider
-from app.proxy.upstream import DialFailed, refuse_address
+from app.proxy.upstream import CHECKED_POOLS, DialFailed, refuse_address
 from app.settings import Settings
 
 #: Answers are read up to here; lists of models are long.
@@ -80,11 +81,34 @@ class ProviderCalls:
     redact  -- takes secrets out of a provider's sentence
     """
 
+    #: How many may wait for providers at once: each holds a thread that the pages want too.
+    MOST_WAITING: Final = 4
+    #: How long one more waits for its turn.
+    TURN_S: Final = 1.0
+
     def __init__(self, settings: Callable[[], Settings], redact: Callable[[str], str], clock: Clock) -> None:
         self._settings = settings
         self._redact = redact
         self._clock = clock
         self._tls = ssl.create_default_context()
+        self._places = threading.BoundedSemaphore(self.MOST_WAITING)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """
+        Around all the calls that somebody waits for. Raises Overloaded while as many wait as may: slow providers hold
+        up neither the pages nor the questions after this server's health.
+        """
+        if not self._places.acquire(timeout=self.TURN_S):
+            raise Overloaded(
+                "Other tests are waiting for providers that are slow to answer. Try again in a moment.",
+                code="too_many_tests",
+                retry_after_s=5,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -118,11 +142,17 @@ class ProviderCalls:
     def _outcome(self, provider: Provider, question: Question, key_value: str, reply: Reply) -> Outcome:
         failure = failure_of(reply)
         if failure is None:
-            models = read_models(reply.body) if question.body is None else None
-            return Outcome(True, reply.status, reply.duration_ms, models=None if models is None else tuple(models))
+            names = read_models(reply.body) if question.body is None else None
+            return Outcome(True, reply.status, reply.duration_ms, models=self._without_secrets(names, key_value))
         verdict = judge_failure(provider, question, failure, self._clock.wall())
         message = explain_message(failure).replace(key_value, "[redacted]")
         return Outcome(False, reply.status, reply.duration_ms, verdict, self._redact(message)[:MAX_MESSAGE_CHARS])
+
+    def _without_secrets(self, names: list[str] | None, key_value: str) -> tuple[str, ...] | None:
+        """A provider can put into its list whatever it was sent."""
+        if not names:
+            return None if names is None else ()
+        return tuple(self._redact("\n".join(names).replace(key_value, "[redacted]")).split("\n"))
 
     def _send(self, question: Question, timeout_s: float, max_bytes: int) -> Reply:
         """`timeout_s` bounds the wait for the answer and its reading; a connection has its own limit besides."""
@@ -143,7 +173,7 @@ class ProviderCalls:
 
     def _exchange(self, question: Question, timeout_s: float, max_bytes: int, deadline: float) -> Reply:
         try:
-            _refuse_host(question.url)
+            refuse_address(urlsplit(question.url).hostname or "")
             with self._session() as session, self._request(session, question, timeout_s) as response:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 body = _read(response.iter_content(_PIECE_BYTES), max_bytes, deadline)
@@ -151,14 +181,15 @@ class ProviderCalls:
                 return Reply(response.status_code, headers, body or b"", failure)
         except DialFailed as error:
             return Reply(failure=Failure(Phase.CONNECT, error=error.code))
-        except (requests.RequestException, UnicodeError, OSError) as error:
+        except (requests.RequestException, ValueError, OSError) as error:
             return Reply(failure=_as_failure(error))
 
     def _session(self) -> requests.Session:
         session = requests.Session()
         # From the environment only its proxies: a .netrc would put other credentials in the place of the key.
         session.trust_env = False
-        session.mount("https://", _Trusting(self._tls))
+        for scheme in CHECKED_POOLS:
+            session.mount(f"{scheme}://", _Dialling(self._tls))
         return session
 
     def _request(self, session: requests.Session, question: Question, timeout_s: float) -> requests.Response:
@@ -174,8 +205,11 @@ class ProviderCalls:
         )
 
 
-class _Trusting(HTTPAdapter):
-    """Trusts what the system trusts, as proxied calls do, and what `requests` brings."""
+class _Dialling(HTTPAdapter):
+    """
+    Trusts what the system trusts, as proxied calls do, and what `requests` brings. Leads to no address that no upstream
+    has, whatever the name resolves to at that moment; a proxy is where it is.
+    """
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -183,6 +217,7 @@ class _Trusting(HTTPAdapter):
 
     def init_poolmanager(self, *sizes: Any, **options: Any) -> None:
         super().init_poolmanager(*sizes, **options, ssl_context=self._context)
+        self.poolmanager.pool_classes_by_scheme = CHECKED_POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         return super().proxy_manager_for(proxy, **options, ssl_context=self._context)
@@ -191,16 +226,6 @@ class _Trusting(HTTPAdapter):
 def _require_address(provider: Provider) -> None:
     if not provider.base_url:
         raise Conflict(f"The provider {provider.name!r} has no base_url yet.", code="no_base_url")
-
-
-def _refuse_host(url: str) -> None:
-    """Raises DialFailed for a host that is, or resolves to, an address that no upstream has."""
-    host = urlsplit(url).hostname or ""
-    refuse_address(host)
-    if get_environ_proxies(url):
-        return
-    for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
-        refuse_address(str(address[0]))
 
 
 def _read(pieces: Iterator[bytes], max_bytes: int, deadline: float) -> bytes | None:
@@ -230,6 +255,8 @@ _FAILURES: tuple[tuple[tuple[type[BaseException], ...], Phase, str], ...] = (
     ((requests.exceptions.ConnectTimeout,), Phase.CONNECT, "connect_timeout"),
     ((requests.exceptions.ReadTimeout,), Phase.SEND, "first_byte_timeout"),
     ((requests.exceptions.ProxyError, ConnectionRefusedError), Phase.CONNECT, "refused"),
+    # Last: errors of certificates are such too. What remains is a host that no name has.
+    ((ValueError,), Phase.CONNECT, "dns"),
 )
 
 

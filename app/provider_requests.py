@@ -177,7 +177,7 @@ def read_models(body: bytes) -> list[str] | None:
         if isinstance(rows, list):
             names = (row.get(name) for row in rows if isinstance(row, dict))
             whole = (name.removeprefix("models/")[:MAX_MODEL_CHARS] for name in names if isinstance(name, str))
-            return list(dict.fromkeys(name for name in whole if name))[:MAX_MODELS]
+            return list(dict.fromkeys(name for name in whole if name and name.isprintable()))[:MAX_MODELS]
     return None
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.provider_calls import ProviderCalls
 from tests import canned
 from tests.fake_provider import FakeProvider, closed_port, hang, json_reply, redirect
 from tests.gateway import Gateway
@@ -197,3 +199,20 @@ def test_the_demonstrations_keys_can_be_tested(gateway: Gateway) -> None:
 @pytest.mark.parametrize("ids", [[], ["1"], [True], list(range(101)), "1", None])
 def test_what_is_no_list_of_keys_is_refused(gateway: Gateway, ids: Any) -> None:
     assert gateway.post("/middleware/api/keys/bulk-test", {"key_ids": ids}).status == 400
+
+
+def test_providers_that_do_not_answer_hold_up_neither_pages_nor_health(tmp_path: Path, provider: FakeProvider) -> None:
+    provider.default(hang())
+    with Gateway(tmp_path, openai=provider.origin, driver="loop") as running:
+        _, key_id = key_of(running)
+        running.set(model_cache_timeout=4.0, connect_timeout=0.2)
+        path = f"/middleware/api/keys/{key_id}/test"
+        with ThreadPoolExecutor(12) as people:
+            tests = [people.submit(running.post, path, {}) for _ in range(12)]
+            first = next(as_completed(tests)).result()
+            assert (first.status, first.json["code"]) == (503, "too_many_tests")
+            assert running.get("/livez").status == 200
+            assert running.get("/middleware/keys").status == 200
+            assert sum(test.done() for test in tests) < 12
+            statuses = sorted(test.result().status for test in tests)
+    assert statuses == [200] * ProviderCalls.MOST_WAITING + [503] * (12 - ProviderCalls.MOST_WAITING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.keys.base import Action
 from app.provider_calls import MAX_ANSWER_BYTES, Outcome, ProviderCalls
 from app.provider_requests import ask_credential, ask_generation, ask_models, read_models
 from app.providers import BY_NAME, Provider
+from app.proxy import upstream
 from app.redaction import Redactor
 from app.settings import Settings
 from tests import canned
@@ -46,6 +48,35 @@ def provider() -> Iterator[FakeProvider]:
 @pytest.fixture
 def calls() -> ProviderCalls:
     return ProviderCalls(lambda: Settings(model_cache_timeout=0.3, connect_timeout=1, read_timeout=1), str, Clock())
+
+
+# -- what comes back, and from where --------------------------------------------------------------------
+
+
+def test_a_key_that_a_provider_puts_into_its_list_is_not_passed_on(
+    calls: ProviderCalls, provider: FakeProvider
+) -> None:
+    names = [KEY, f"prefix-{KEY}", "gpt-1", "a\nb", "\u202egpt-2"]
+    provider.answers(json_reply({"data": [{"id": name} for name in names]}))
+    found = calls.list_models(entry("openai", provider.origin), KEY)
+    assert found.models == ("[redacted]", "prefix-[redacted]", "gpt-1")
+
+
+def test_a_name_that_leads_elsewhere_the_second_time_gets_no_key(
+    calls: ProviderCalls, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(upstream, "_METADATA", {"127.0.0.1"})
+
+    def resolve(host: str, port: Any, *_rest: Any, **_more: Any) -> list[Any]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port or 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    outcome = calls.list_models(entry("openai", f"http://rebinding.example:{provider.port}"), KEY)
+    assert (outcome.ok, outcome.reason) == (False, "refused")
+    assert asked
+    assert provider.received == []
 
 
 # -- questions -----------------------------------------------------------------------------------------

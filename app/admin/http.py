@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -16,6 +17,7 @@ from typing import Any, cast
 import orjson
 from flask import Response, current_app, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.routing import IntegerConverter
 
 from app.context import Services
 from app.errors import BadRequest, InvalidJson, MiddlewareError, NotFound, RequestTooLarge
@@ -24,6 +26,7 @@ MIB = 1024 * 1024
 MAX_DEPTH = 16
 MAX_ID = 2**63 - 1
 _YEAR_10000 = 253402300800
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 #: A field's check: (field name, value) -> the value to use; raises BadRequest naming the field.
 Check = Callable[[str, Any], Any]
@@ -66,7 +69,7 @@ def read_object(*, optional: bool = False, max_bytes: int = MIB) -> dict[str, An
     raw = _read_body(max_bytes)
     if optional and not raw.strip():
         return {}
-    value = _parse(raw)
+    value = parse(raw)
     if not isinstance(value, dict):
         raise InvalidJson("The request body must be a JSON object.")
     return value
@@ -74,7 +77,7 @@ def read_object(*, optional: bool = False, max_bytes: int = MIB) -> dict[str, An
 
 def read_list(*, max_bytes: int) -> list[Any]:
     """The JSON list in the request's body; raises what `read_object` raises."""
-    value = _parse(_read_body(max_bytes))
+    value = parse(_read_body(max_bytes))
     if not isinstance(value, list):
         raise InvalidJson("The request body must be a JSON list.")
     return value
@@ -89,7 +92,8 @@ def _read_body(max_bytes: int) -> bytes:
         raise RequestTooLarge(f"The request body is larger than {max_bytes // MIB} MiB.") from None
 
 
-def _parse(raw: bytes) -> Any:
+def parse(raw: bytes) -> Any:
+    """The JSON value in `raw`. Raises BadRequest for what is not strict JSON, or nested deeper than people write."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -159,6 +163,12 @@ def identity(text: str, what: str) -> int:
     raise NotFound(f"{what} not found")
 
 
+class RowNumber(IntegerConverter):
+    """`<int:...>` in an address: the id of a row. What no database holds is no address of ours."""
+
+    regex = "[0-9]{1,18}"
+
+
 # -- checks of fields --------------------------------------------------------------------------------
 
 
@@ -197,8 +207,8 @@ def integer(low: int, high: int) -> Check:
     """A whole number; in a query parameter its decimal digits."""
 
     def check(name: str, value: Any) -> int:
-        if isinstance(value, str) and len(value) <= 20 and value.lstrip("-").isascii() and value.lstrip("-").isdigit():
-            value = int(value) if request.method in ("GET", "HEAD") else value
+        if isinstance(value, str) and request.method in ("GET", "HEAD") and _WHOLE_NUMBER.fullmatch(value):
+            value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise wrong(name, f"a whole number from {low} to {high}")
         return value

@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -314,6 +315,37 @@ def refuse_address(host: str) -> None:
     mapped = getattr(address, "ipv4_mapped", None) or address
     if str(mapped) in _METADATA or mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified:
         raise DialFailed("refused", "the address is not allowed for an upstream")
+
+
+class _CheckedPlain(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return _checked(super()._new_conn())
+
+
+class _CheckedTls(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return _checked(super()._new_conn())
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _CheckedPlain
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _CheckedTls
+
+
+#: For a pool manager of urllib3: connections that look where a name has led to, before anything is sent there.
+CHECKED_POOLS: Mapping[str, type[HTTPConnectionPool]] = {"http": _PlainPool, "https": _TlsPool}
+
+
+def _checked(sock: socket.socket) -> socket.socket:
+    try:
+        refuse_address(sock.getpeername()[0])
+    except (DialFailed, OSError):
+        sock.close()
+        raise
+    return sock
 
 
 def _as_dial_failed(error: Exception) -> DialFailed:

@@ -1,6 +1,8 @@
 """
 Runs the Flask application for one request on a thread of the pool: a complete request in, an answer out through a
-bounded queue, so that a slow client stops the thread's writing and nothing else.
+queue from which the loop feeds the client as fast as that reads. The thread waits for a slow client only before it
+makes more than `QUEUE_BYTES`: an answer that is there as a whole holds no thread, so that clients who do not read can't
+take all of them.
 
 Source: PEP 3333.
 """
@@ -11,6 +13,7 @@ import logging
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 MAX_FLASK_BODY_BYTES = 64 * 1024 * 1024
 #: How long a thread waits for a client that does not read.
 STALLED_S = 60.0
-#: What the thread may be ahead of the loop, and what goes over at once.
+#: What of an answer may wait for its client before the thread makes more of it, and what is sent at once.
 QUEUE_BYTES = 256 * 1024
 PIECE_BYTES = 64 * 1024
 
@@ -61,7 +64,10 @@ class FlaskCall:
         self._line: socket.socket | None = None
         self._moved = threading.Condition()
         self._queued = 0
+        # On the loop: what waits for the client, and what is to be done when all of it is sent.
+        self._parts: deque[memoryview] = deque()
         self._paused = False
+        self._whole_answer = False
 
     # -- on the loop ----------------------------------------------------------------------------------
 
@@ -85,6 +91,7 @@ class FlaskCall:
         with self._moved:
             self._gone.set()
             self._moved.notify_all()
+        self._parts.clear()
         if self._line is not None:
             self._line.close()
 
@@ -92,9 +99,9 @@ class FlaskCall:
         """Admin calls are short; a relay inside Flask watches the drain by itself."""
 
     def pause(self, paused: bool) -> None:
-        with self._moved:
-            self._paused = paused
-            self._moved.notify_all()
+        self._paused = paused
+        if not paused:
+            self._loop.call_soon(self._feed)
 
     def refuse(self, error: MiddlewareError) -> None:
         body = json_body.dumps({"success": False, "error": str(error), "code": error.code})
@@ -102,11 +109,28 @@ class FlaskCall:
         self._connection.data(body)
         self._connection.finish()
 
-    def _deliver(self, piece: bytes) -> None:
-        self._connection.data_now(piece)
-        with self._moved:
-            self._queued -= len(piece)
-            self._moved.notify_all()
+    def _take(self, part: bytes) -> None:
+        self._parts.append(memoryview(part))
+        self._feed()
+
+    def _take_end(self) -> None:
+        self._whole_answer = True
+        self._feed()
+
+    def _feed(self) -> None:
+        """Send what waits, as long as the client reads."""
+        while self._parts and not self._paused and not self._gone.is_set():
+            part = self._parts.popleft()
+            piece, rest = part[:PIECE_BYTES], part[PIECE_BYTES:]
+            if rest:
+                self._parts.appendleft(rest)
+            self._connection.data_now(bytes(piece))
+            with self._moved:
+                self._queued -= len(piece)
+                self._moved.notify_all()
+        if self._whole_answer and not self._parts and not self._gone.is_set():
+            self._whole_answer = False
+            self._connection.finish()
 
     # -- on the thread --------------------------------------------------------------------------------
 
@@ -139,7 +163,7 @@ class FlaskCall:
         self._send_head()
         if self._left:
             raise ValueError("the answer is shorter than its Content-Length")
-        self._tell(self._connection.finish)
+        self._tell(self._take_end)
 
     def _broke(self) -> None:
         if self._head_sent:
@@ -186,18 +210,14 @@ class FlaskCall:
             self._left -= len(part)
             if self._left < 0:
                 raise ValueError("the answer is longer than its Content-Length")
-        for start in range(0, len(part), PIECE_BYTES):
-            self._send_piece(part[start : start + PIECE_BYTES])
-
-    def _send_piece(self, piece: bytes) -> None:
         with self._moved:
             if not self._moved.wait_for(self._may_send, STALLED_S) or self._gone.is_set():
                 raise ConnectionResetError("the client left")
-            self._queued += len(piece)
-        self._tell(lambda: self._deliver(piece))
+            self._queued += len(part)
+        self._tell(lambda: self._take(part))
 
     def _may_send(self) -> bool:
-        return self._gone.is_set() or (not self._paused and self._queued < QUEUE_BYTES)
+        return self._gone.is_set() or self._queued < QUEUE_BYTES
 
     def _tell(self, call: Callable[[], object]) -> None:
         def unless_gone() -> None:

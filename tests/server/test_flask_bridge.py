@@ -278,6 +278,24 @@ def test_one_huge_part_is_handed_over_in_pieces(server: LoopServer, site: Site) 
     assert len(body) == 24 * MIB
 
 
+def test_an_answer_that_is_there_as_a_whole_holds_no_thread(server: LoopServer, site: Site) -> None:
+    def whole(_environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        start("200 OK", [("Content-Length", str(24 * MIB))])
+        return [b"x" * (24 * MIB)]
+
+    site.application = whole
+    idle = [server.connect(rcvbuf=64 * KIB) for _ in range(5)]  # more than there are threads
+    for client in idle:
+        client.sendall(ASK)
+    assert wait_until(lambda: sum(connection._paused for connection in server.connections) == len(idle))
+    site.application = plain
+    assert [status for status, _, _ in answers(talk(server, [HEAD + b"Content-Length: 2\r\n\r\nhi"]))] == [200]
+    for client in idle:
+        client.shutdown(socket.SHUT_WR)
+        assert len(read_all(client).partition(b"\r\n\r\n")[2]) == 24 * MIB
+        client.close()
+
+
 def test_a_client_that_left_frees_the_thread_and_closes_the_answer(server: LoopServer, site: Site) -> None:
     closed, watched = threading.Event(), []
 

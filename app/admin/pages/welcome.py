@@ -5,6 +5,7 @@ each step shows whether it is done, whoever did it and wherever.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 from flask import Blueprint, Response, request
@@ -19,7 +20,7 @@ from app.admin.pages.frame import done, fragment, show
 from app.admin.pages.words import plural
 from app.admin.snippets import KEY_VARIABLE, snippets
 from app.context import Services
-from app.errors import BadRequest, MiddlewareError
+from app.errors import BadRequest, MiddlewareError, Overloaded
 from app.key_tests import KeyTest
 from app.providers import DEMO_NAME
 from app.usage_queries import RequestFilter
@@ -154,7 +155,8 @@ def _tried(services: Services, key_id: int, provider: str) -> tuple[str, str]:
     if test.ok:
         entry = services.providers.snapshot.by_name.get(provider)
         if entry is not None:
-            services.model_offers.ask(entry)  # for the examples
+            with contextlib.suppress(Overloaded):
+                services.model_offers.ask(entry)  # for the examples
         offer = f" and offers {plural(test.models, 'model')}" if test.models else ""
         return f"Key added: {provider} accepts it{offer}.", "good"
     return f"Key added, but it did not work: {_reason(test)}", "bad"
