@@ -139,7 +139,7 @@ def _ask_to_log_in(as_json: bool) -> AnyResponse:
         )
     if request.headers.get("HX-Request") == "true":
         # A part of a page was asked for: it is the page that has to go to the login.
-        shown = urlsplit(request.headers.get("HX-Current-URL", ""))
+        shown = guard.parts_of(request.headers.get("HX-Current-URL", ""))
         answer: AnyResponse = Response(status=401)
         answer.headers["HX-Redirect"] = _login_address(f"{shown.path}?{shown.query}".rstrip("?"))
         return answer

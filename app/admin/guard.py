@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from flask import current_app, request
 from werkzeug.exceptions import HTTPException, SecurityError
@@ -94,6 +94,14 @@ def methods_here() -> list[str]:
 
 
 # -- hosts and origins -------------------------------------------------------------------------------
+
+
+def parts_of(address: str) -> SplitResult:
+    """An address that somebody sent, taken apart; one that is none has no parts."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def check_host() -> None:

@@ -5,6 +5,7 @@ the address of a view is also the address of its rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,11 +20,12 @@ RANGES: Final = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_
 
 _WORD = http.text(256)
 _TRUE_FALSE: Final = {"true": True, "false": False}
+_EXACT_STATUS: Final = re.compile("[1-5][0-9]{2}")
 _STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 
 def _status(name: str, value: Any) -> str:
-    exact = isinstance(value, str) and value.isascii() and value.isdigit() and 100 <= int(value[:9]) <= 599
+    exact = isinstance(value, str) and _EXACT_STATUS.fullmatch(value)
     if value not in _STATUS_CLASSES and not exact:
         raise http.wrong(name, f"one of {', '.join(_STATUS_CLASSES)}, or a status from 100 to 599")
     return str(value)

@@ -13,7 +13,6 @@ MAX_LINES = 10_000
 _MAX_LINE_CHARS = 9000
 #: As in a file of environment variables.
 _ASSIGNED = re.compile(r"(?:export\s+)?(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>[^=].{7,})")
-_NAMED = re.compile(r"(?P<name>.*\S)\s*(?:,|\t|;|:\s)\s*(?P<value>\S+)")
 _QUOTES = ('"', "'", "`")
 
 
@@ -41,10 +40,28 @@ def _read_line(number: int, line: str) -> PastedKey:
     if len(line) > _MAX_LINE_CHARS:
         return PastedKey(number, line)
     content, _, note = line.partition(" #")
-    content = content.strip().rstrip(",;")
-    match = _ASSIGNED.fullmatch(content) or _NAMED.fullmatch(content)
-    name, value = (match["name"], match["value"]) if match else ("", content)
+    content = content.strip().rstrip(",;").rstrip()
+    assigned = _ASSIGNED.fullmatch(content)
+    name, value = (assigned["name"], assigned["value"]) if assigned else _named(content)
     return PastedKey(number, _bare(value), _bare(name).rstrip(":"), note.strip(" #"))
+
+
+def _named(content: str) -> tuple[str, str]:
+    """
+    Name and value, which has no blanks, with a comma, a semicolon, a tab, or a colon and a blank between them; no name
+    where they are not so. Looks at each character once or twice: a pattern that tries every place takes minutes for
+    a paste that was made for it.
+    """
+    last = content.split()[-1] if content.strip() else ""
+    before = content[: len(content) - len(last)]
+    place = max(last.rfind(","), last.rfind(";"))
+    if place >= 0:
+        name, value = (before + last[:place]).rstrip(), last[place + 1 :]
+    else:
+        name, value = before.rstrip(), last
+        if "\t" not in before[len(name) :]:
+            name = name[:-1].rstrip() if name.endswith((",", ";", ":")) else ""
+    return (name, value) if name and value else ("", content)
 
 
 def _bare(text: str) -> str:

@@ -8,13 +8,13 @@ changed. Stores compare the old values of these when they write.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flask import request
 
+from app.admin import http
 from app.admin.http import Check
 from app.errors import BadRequest, MiddlewareError
 from app.keys.fields import WHAT_A_KEY_IS
@@ -123,8 +123,8 @@ def was() -> dict[str, Any]:
     if not given or len(given) > MAX_WAS_CHARS:
         return {}
     try:
-        shown = json.loads(given)
-    except ValueError:
+        shown = http.parse(given.encode())
+    except BadRequest:
         return {}
     return shown if isinstance(shown, dict) else {}
 
