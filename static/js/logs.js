@@ -83,6 +83,7 @@ function showWaiting() {
   button.textContent = count === 1 ? "1 new line: show" : `${grouped.format(count)} new lines: show`;
   byId("log-pause-words").textContent = paused ? "Go on" : "Pause";
   byId("log-pause").setAttribute("aria-pressed", String(paused));
+  showState();
 }
 
 function release() {
@@ -109,7 +110,18 @@ function note(text) {
 let source = null;
 let timer = 0;
 
+const LIVE = "Live: new lines appear by themselves.";
+const PAUSED = "Paused: new lines wait.";
+let said = ["", ""]; // of the connection
+
 function say(words, level = "") {
+  said = [words, level];
+  showState();
+}
+
+/** The state of the connection; while that is good, whether the reader has paused. */
+function showState() {
+  const [words, level] = paused && said[1] === "good" ? [PAUSED, ""] : said;
   const state = byId("log-connection");
   if (state.textContent !== words) state.textContent = words;
   state.className = level ? `level--${level}` : "";
@@ -120,7 +132,7 @@ function listen() {
   source?.close();
   if (document.hidden) return;
   source = new EventSource(`/middleware/logs/stream?after=${lastId}`);
-  source.onopen = () => say("Live: new lines appear by themselves.", "good");
+  source.onopen = () => say(LIVE, "good");
   source.onmessage = (event) => take([JSON.parse(event.data)]);
   source.addEventListener("missing", (event) => note(`${grouped.format(Number(event.data))} lines in between are no longer kept.`));
   source.addEventListener("end", () => location.reload());

@@ -89,6 +89,17 @@ def test_names_of_clients_never_run(person: Person, page: Page, gateway: Gateway
         assert page.locator("main img").count() == 0, path
 
 
+def test_a_long_name_stays_inside_the_list(person: Person, page: Page, gateway: Gateway) -> None:
+    gateway.services.clients.create("X" * 200)
+    for width_px in (1440, 768, 390):
+        page.set_viewport_size({"width": width_px, "height": 900})
+        person.go("/middleware/clients")
+        assert person.overflow_px() == 0
+        box = page.locator("tbody th a").first.bounding_box()
+        assert box is not None
+        assert box["height"] < 90
+
+
 def test_the_pages_of_a_client_have_no_serious_fault_of_accessibility(browser: Browser, gateway: Gateway) -> None:
     client_id, _ = gateway.services.clients.create("Ada", models=["gpt-5*"])
     base = f"/middleware/clients/{client_id}"

@@ -59,7 +59,9 @@ def test_pausing_holds_lines_back_and_loses_none(gateway: Gateway, person: Perso
     tell(gateway, *(f"held {number}" for number in range(30)))
     expect(page.get_by_role("button", name="30 new lines: show")).to_be_visible()
     assert texts(page) == ["before"]
+    expect(page.locator("#log-connection")).to_have_text("Paused: new lines wait.")
     page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#log-connection")).to_contain_text("Live:")
     expect(page.locator(".line")).to_have_count(31)
     tell(gateway, "after")
     expect(page.locator(".line")).to_have_count(32)

@@ -54,6 +54,8 @@ def test_the_first_run_leads_to_an_answered_curl(
         expect(page.get_by_text("It arrived", exact=True)).to_be_visible()
         page.reload()
         assert export not in page.content()
+        page.get_by_role("link", name="playground", exact=True).click()
+        expect(page.get_by_label("Model", exact=True)).to_have_value("gpt-5-mini")
 
 
 @pytest.mark.parametrize("javascript", [True, False], ids=["script", "no-script"])
