@@ -5,6 +5,7 @@ then with figures, for the keys on the page alone. It stays quick at thousands o
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,8 +30,10 @@ _Figures = Mapping[int, KeyUsage]
 _SortKey = Callable[[Item, KeyUsage], Any]
 
 #: What each column is sorted by. Those of `_FIGURES` need figures of all keys.
+#: Nobody counts further, and Python refuses to read very long numbers.
+_NUMBERS: Final = re.compile(r"([0-9]{1,18})")
 _SORTS: Final[Mapping[str, _SortKey]] = {
-    "name": lambda item, _: item["name"].casefold(),
+    "name": lambda item, _: _natural(item["name"]),
     "key": lambda item, _: item["key_value"],
     "provider": lambda item, _: (item["provider"], item["group"].casefold()),
     "priority": lambda item, _: item["priority"],
@@ -126,7 +129,7 @@ def listed(services: Services, query: KeyQuery) -> KeyPage:
     items = [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME]
     matching = [item for item in items if _matches(item, query)]
     counts = Counter(str(item["status"]) for item in matching)
-    chosen = [item for item in matching if item["status"] == query.status] if query.status else matching
+    chosen = _of_status(matching, query)
     pages = max(1, -(-len(chosen) // query.size))
     query = replace(query, page=min(query.page, pages))
     start = (query.page - 1) * query.size
@@ -141,6 +144,16 @@ def listed(services: Services, query: KeyQuery) -> KeyPage:
         counts={"": len(matching), **{status: counts[status] for status in STATUSES}},
         providers=sorted({item["provider"] for item in items}),
     )
+
+
+def matching_ids(services: Services, query: KeyQuery) -> list[int]:
+    """The ids of all keys that `query` finds, on whatever page."""
+    items = [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME and _matches(item, query)]
+    return [item["id"] for item in _of_status(items, query)]
+
+
+def _of_status(items: list[Item], query: KeyQuery) -> list[Item]:
+    return [item for item in items if item["status"] == query.status] if query.status else items
 
 
 def _matches(item: Item, query: KeyQuery) -> bool:
@@ -161,6 +174,12 @@ def _figures(services: Services, sort: str) -> _Figures:
     if sort in ("today", "kpi"):
         return services.usage_queries.key_usage_today()
     return services.usage_queries.key_usage_total() if sort == "total" else {}
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """`Key 9` comes before `Key 10`: numbers inside of texts are compared as numbers."""
+    parts = filter(None, _NUMBERS.split(text.casefold()))
+    return [(0, int(part), "") if _NUMBERS.fullmatch(part) else (1, 0, part) for part in parts]
 
 
 def _whole(text: str, otherwise: int) -> int:

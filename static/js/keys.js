@@ -6,11 +6,18 @@ const number = new Intl.NumberFormat();
 
 // -- what is chosen ---------------------------------------------------------------------------------
 
+let matched = byId("choose-matching")?.dataset.count;
+
 function showChosen() {
   const all = boxes();
   const chosen = all.filter((box) => box.checked).length;
+  const matching = byId("choose-matching");
+  // Who chose all that matched did not choose all that match now.
+  if (matching && matching.dataset.count !== matched) matching.checked = false;
+  matched = matching?.dataset.count;
+  const everything = matching?.checked ? Number(matching.dataset.count) : 0;
   const words = document.querySelector("[data-chosen]");
-  if (words) words.textContent = chosen ? `${number.format(chosen)} chosen:` : "With the chosen keys:";
+  if (words) words.textContent = everything || chosen ? `${number.format(everything || chosen)} chosen:` : "With the chosen keys:";
   const choose = byId("choose-all");
   if (choose) {
     choose.checked = chosen > 0 && chosen === all.length;
@@ -41,7 +48,7 @@ document.addEventListener("htmx:afterSettle", showChosen);
 // Some buttons of the list answer with a page of their own: it belongs into the dialog.
 document.addEventListener("htmx:configRequest", (event) => {
   const submitter = event.detail.triggeringEvent?.submitter;
-  if (submitter?.hasAttribute("data-to-dialog") && boxes().some((box) => box.checked)) {
+  if (submitter?.hasAttribute("data-to-dialog") && (byId("choose-matching")?.checked || boxes().some((box) => box.checked))) {
     event.detail.headers["HX-Target"] = "dialog-body";
     submitter.setAttribute("aria-busy", "true");
     submitter.closest("form").dataset.busy = submitter.value;

@@ -95,7 +95,7 @@ def test_a_key_is_shown_to_nobody_else_and_not_for_long(tab: Tab, middleware: Mi
     assert (answer.status_code, answer.headers["Location"]) == (303, f"{PAGE}/2/key")
     (cookie,) = [text for text in answer.headers.getlist("Set-Cookie") if "middleware_client_key" in text]
     assert not TOKEN.search(cookie)
-    assert {"HttpOnly", "SameSite=Strict", f"Path={PAGE}"} <= set(cookie.split("; "))
+    assert {"HttpOnly", "SameSite=Strict", "Path=/middleware"} <= set(cookie.split("; "))
     assert not TOKEN.search(Tab(middleware.client()).client.get(f"{PAGE}/2/key").text)
     middleware.time.advance(121)
     assert not TOKEN.search(tab.client.get(f"{PAGE}/2/key").text)
@@ -110,7 +110,7 @@ def test_a_key_belongs_to_its_own_page(tab: Tab, middleware: Middleware) -> None
 @pytest.mark.parametrize("cookie", ["", "x", "v1:AAAA", "é", "a b c"])
 def test_a_cookie_that_is_not_ours_shows_nothing(tab: Tab, middleware: Middleware, cookie: str) -> None:
     middleware.services.clients.create("app")
-    tab.client.set_cookie("middleware_client_key", cookie, path=PAGE)
+    tab.client.set_cookie("middleware_client_key", cookie, path="/middleware")
     assert "It was shown once" in tab.go(f"{PAGE}/1/key").text
 
 

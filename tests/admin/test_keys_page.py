@@ -123,6 +123,13 @@ def test_every_column_sorts_both_ways(crowd: FlaskClient, sort: str) -> None:
         assert set(up[:3]) == {"key 00", "key 01", "key 02"}
 
 
+def test_names_with_numbers_are_sorted_as_people_count(middleware: Middleware, client: FlaskClient) -> None:
+    for number, name in enumerate(["Key 10", "key 9", "Key 100", "Alpha", "9 lives", "key"]):
+        middleware.services.keys.add(f"sk-natural-{number:08d}", name=name)
+    found = re.findall(r'<th[^>]*class="name"[^>]*>\s*<a[^>]*>([^<]*)</a>', client.get("/middleware/keys").text)
+    assert found == ["9 lives", "Alpha", "key", "key 9", "Key 10", "Key 100"]
+
+
 def test_pages_follow_each_other_and_one_beyond_the_end_is_the_last(crowd: FlaskClient) -> None:
     first, second = names(crowd.get(f"{KEYS}?size=25")), names(crowd.get(f"{KEYS}?size=25&page=2"))
     assert (first[0], first[-1], second[0]) == ("key 00", "key 24", "key 25")

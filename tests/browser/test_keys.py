@@ -123,6 +123,22 @@ def test_chosen_keys_are_changed_tested_and_deleted_together(
 # -- finding -------------------------------------------------------------------------------------------
 
 
+def test_all_that_match_are_changed_beyond_the_page(person: Person, gateway: Gateway) -> None:
+    ids = crowd(gateway, 120)
+    page = person.go(f"{PAGE}?provider=openai&size=25")
+    page.get_by_label("all 60 that match").check()
+    expect(page.get_by_text("60 chosen:")).to_be_visible()
+    page.get_by_role("button", name="Disable", exact=True).first.click()
+    expect(page.get_by_text("60 keys disabled.")).to_be_visible()
+    assert [state(gateway, key_id) for key_id in ids] == ["Disabled", "Healthy"] * 60
+
+    page.get_by_label("all 60 that match").check()
+    page.get_by_role("searchbox").fill("key 00")
+    expect(names(page)).to_have_count(5)
+    page.get_by_role("searchbox").fill("key 0")
+    expect(page.get_by_label("all 50 that match")).not_to_be_checked()
+
+
 def test_the_list_is_searched_as_one_types_and_the_address_follows(person: Person, gateway: Gateway) -> None:
     crowd(gateway, 120)
     page = person.go(PAGE)

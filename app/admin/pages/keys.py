@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from app.admin import http
 from app.admin.actions import keys as actions
-from app.admin.key_list import SIZES, STATUSES, KeyQuery, listed
+from app.admin.key_list import SIZES, STATUSES, KeyQuery, listed, matching_ids
 from app.admin.overview import demonstration_answers
 from app.admin.pages import editing, forms
 from app.admin.pages.forms import Form
@@ -145,8 +145,13 @@ _BULK: Final = {
 
 @bp.post("/bulk")
 def bulk() -> AnyResponse:
-    """`action` on the keys `ids`: enable, disable, rest (for an hour), wake, test or delete."""
-    ids, action = _ids(), request.form.get("action", "")
+    """
+    `action` on the keys `ids`, or on `all` that the list at `next` finds: enable, disable, rest (for an hour), wake,
+    test or delete.
+    """
+    everything = request.form.get("all") == "true"
+    ids = matching_ids(http.services(), KeyQuery.of_address(urlsplit(back()).query)) if everything else _ids()
+    action = request.form.get("action", "")
     if not ids:
         return _end("No key is chosen. Tick the boxes of some first.", "warn")
     if action == DELETE:
