@@ -282,7 +282,9 @@ def login() -> AnyResponse:
 
 
 def _login_page(target: str, problem: str, status: int) -> AnyResponse:
-    return Response(render_template("login/index.html", next=target, problem=problem), status)
+    # A browser that still has the cookie of a session did not come here of its own accord.
+    ended = not problem and COOKIE in request.cookies
+    return Response(render_template("login/index.html", next=target, problem=problem, ended=ended), status)
 
 
 @auth_bp.route("/middleware/logout", methods=["GET", "POST"])

@@ -54,6 +54,19 @@ document.addEventListener("htmx:responseError", (event) => {
   notice(`That did not work: the server answered with ${status}. Try again, or look at the log.`, "bad");
 });
 
+// Parts that update lead to the login when the session has ended, but not away from what somebody is typing.
+let ended = false;
+function hasTyped() {
+  const fields = document.querySelectorAll("main form :is(input:not([type=hidden], [type=search], [type=checkbox], [type=radio]), textarea)");
+  return [...fields].some((field) => field.value !== field.defaultValue);
+}
+document.addEventListener("htmx:beforeOnLoad", (event) => {
+  if (event.detail.xhr.status !== 401 || !isPoll(event) || !hasTyped()) return;
+  event.preventDefault();
+  if (!ended) notice("Your session has ended. Keep a copy of what you typed, then load this page again to log in.", "bad");
+  ended = true;
+});
+
 // A part that is replaced by its newer self keeps what belongs to the reader.
 const KEPT = { CANVAS: true, DIALOG: ["open"], DETAILS: ["open"], INPUT: ["value", "checked"], TEXTAREA: ["value"], SELECT: true, OPTION: ["selected"] };
 if (window.Idiomorph) {

@@ -138,3 +138,18 @@ def test_a_page_that_cannot_be_kept_current_says_so_once(person: Person) -> None
             pass
     expect(tab.locator("#notices .notice")).to_have_count(1)
     expect(tab.locator("#notices")).to_contain_text("The server answers with 503. This page goes on trying.")
+
+
+def test_the_end_of_a_session_does_not_take_away_what_is_being_typed(browser: Browser, locked_gateway: Gateway) -> None:
+    with Person(browser, locked_gateway.origin) as person:
+        person.expect("401 of GET")
+        person.expect("Response Status Error Code 401")
+        page = person.log_in("/middleware/welcome")
+        page.get_by_label("Name", exact=True).fill("House account")
+        locked_gateway.services.auth.end_session(
+            next(cookie["value"] for cookie in person.context.cookies() if cookie["name"] == "middleware_session")
+        )
+        expect(page.locator("#notices")).to_contain_text("Your session has ended.")
+        expect(page.get_by_label("Name", exact=True)).to_have_value("House account")
+        page.reload()
+        expect(page.get_by_text("Your session has ended. Log in to go on.")).to_be_visible()
