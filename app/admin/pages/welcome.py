@@ -22,6 +22,7 @@ from app.admin.snippets import KEY_VARIABLE, snippets
 from app.context import Services
 from app.errors import BadRequest, MiddlewareError, Overloaded
 from app.key_tests import KeyTest
+from app.keys.fields import DEFAULT_PROVIDER
 from app.providers import DEMO_NAME
 from app.usage_queries import RequestFilter
 
@@ -127,6 +128,7 @@ def _page(*, status: int = 200, **context: Any) -> Response:
         keys=real,
         usable=any(item["status"] != "Disabled" for item in real),
         providers=[(entry.name, entry.name) for entry in services.providers.snapshot.ordered if entry.enabled],
+        default_provider=DEFAULT_PROVIDER,
         door=clients.door(services),
         clients=services.clients.list(),
         demonstration=demonstration_answers(services),
