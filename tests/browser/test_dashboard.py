@@ -41,7 +41,7 @@ def test_a_key_rests_and_wakes_before_the_eyes_of_the_dashboard(
     resting = unwell(page).get_by_role("listitem")
     expect(resting).to_have_count(1)
     expect(resting).to_contain_text("Resting")
-    expect(resting).to_contain_text("rate limited (429): “Rate limit reached”")
+    expect(resting).to_contain_text("Too many requests (429): “Rate limit reached”")
     expect(figure(page, "Requests today")).to_have_text("1")
     countdown = resting.locator("time")
     before = countdown.text_content()
