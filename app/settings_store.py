@@ -73,10 +73,10 @@ class LiveSettings:
         parsed = settings.parse_all(values, *checks)
         if parsed:
             with self._lock, self._database.transaction() as connection:
+                bump(connection)  # first: on PostgreSQL it makes whoever else changes something wait
                 self._compare(connection, expected or {})
                 for name, value in parsed.items():
                     self._store(connection, name, settings.to_text(value))
-                bump(connection)
         return self.refresh()
 
     def reset(self, names: Iterable[str] | None = None, *, expected: Mapping[str, Value] | None = None) -> Settings:
@@ -91,9 +91,9 @@ class LiveSettings:
             wanted = [settings.known(name).name for name in names]
             forget = forget.where(table.c.key.in_(wanted))
         with self._lock, self._database.transaction() as connection:
+            bump(connection)  # first, as in `update`
             self._compare(connection, expected or {})
             connection.execute(forget)
-            bump(connection)
         return self.refresh()
 
     def source(self, name: str) -> str:

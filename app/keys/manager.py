@@ -19,6 +19,7 @@ from ..errors import BadRequest, Conflict, NotFound, refuse_if_changed
 from ..settings_store import LiveSettings
 from ..shared import SharedTable
 from ..storage.database import Connection, Database
+from ..storage.revision import bump
 from ..storage.writer import Writer
 from ..vault import Vault, VaultError, mask
 from . import store
@@ -255,6 +256,7 @@ class KeyManager(LiveKeys):
         value = check_value(changes["key"]) if "key" in changes else None
         status = check_status(changes["status"]) if "status" in changes else None
         with self._database.transaction() as connection:
+            bump(connection)  # first: on PostgreSQL it makes whoever else changes something wait
             rows = store.load_keys(connection, [key_id])
             if not rows:
                 raise NotFound("Key not found")

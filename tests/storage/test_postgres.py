@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -13,10 +13,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.clock import Clock
 from app.config import Config
-from app.errors import ConfigError
+from app.errors import ConfigError, Conflict
+from app.keys.manager import KeyManager
 from app.price_store import PriceList
 from app.settings_store import LiveSettings
+from app.shared import SharedTable
 from app.storage import revision
 from app.storage.database import Database, is_trouble
 from app.storage.revision import RevisionPoller
@@ -209,3 +212,46 @@ def test_successes_that_are_booked_by_the_batch_are_written_by_the_thread(databa
     assert bench.rollups.total(7)["statuses"] == {"200": 301}
     assert bench.rollups.client_days(0, 7, PriceList({}))["totals"]["requests"] == 301
     assert (busiest["models"], others) == ({"gpt-5": 301}, 0)
+
+
+def test_of_many_who_change_the_same_at_once_one_wins_and_the_others_are_told(url, database, vault, tmp_path):
+    workers = [Database(url) for _ in range(4)]
+    writers = [Writer(one) for one in workers]
+    lives = [LiveSettings(one, {}) for one in workers]
+    shared = SharedTable(tmp_path / "shared")
+    managers = [
+        KeyManager(one, writer, vault, live, shared, Clock())
+        for one, writer, live in zip(workers, writers, lives, strict=True)
+    ]
+    key_id = managers[0].add("sk-raced-0123456789", name="before")
+    retries = lives[0].current.max_retries
+    for change in (
+        lambda number: managers[number].update(key_id, {"name": f"mine {number}"}, {"name": "before"}),
+        lambda number: lives[number].update({"max_retries": 10 + number}, expected={"max_retries": retries}),
+    ):
+        assert sorted(raced(change, len(workers))) == ["told"] * (len(workers) - 1) + ["won"]
+    for writer, one in zip(writers, workers, strict=True):
+        assert writer.close(5)
+        one.close()
+    shared.close()
+
+
+def raced(change: Callable[[int], object], count: int) -> list[str]:
+    """What came of `change`, made by so many threads at the same moment."""
+    outcomes: list[str] = []
+    ready = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        ready.wait(5)
+        try:
+            change(number)
+            outcomes.append("won")
+        except Conflict:
+            outcomes.append("told")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    return outcomes
