@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode
 
+from app.admin.actions import keys as actions
 from app.admin.actions.keys import Item
 from app.context import Services
 from app.keys.base import Status
-from app.providers import DEMO_NAME
 from app.usage_queries import UNUSED, KeyUsage
 
 SIZES: Final = (25, 50, 100, 250)
@@ -126,7 +126,7 @@ class KeyPage:
 
 def listed(services: Services, query: KeyQuery) -> KeyPage:
     """The page that `query` asks for; one beyond the end is the last. The demonstration's keys are left out."""
-    items = [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME]
+    items = actions.real(services)
     matching = [item for item in items if _matches(item, query)]
     counts = Counter(str(item["status"]) for item in matching)
     chosen = _of_status(matching, query)
@@ -148,8 +148,8 @@ def listed(services: Services, query: KeyQuery) -> KeyPage:
 
 def matching_ids(services: Services, query: KeyQuery) -> list[int]:
     """The ids of all keys that `query` finds, on whatever page."""
-    items = [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME and _matches(item, query)]
-    return [item["id"] for item in _of_status(items, query)]
+    matching = [item for item in actions.real(services) if _matches(item, query)]
+    return [item["id"] for item in _of_status(matching, query)]
 
 
 def _of_status(items: list[Item], query: KeyQuery) -> list[Item]:

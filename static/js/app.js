@@ -111,7 +111,7 @@ function openDialog(address) {
   });
 }
 
-export function closeDialog() {
+function closeDialog() {
   byId("dialog").close();
 }
 
@@ -132,7 +132,6 @@ document.addEventListener("click", (event) => {
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.elt?.closest?.("#dialog-body a[data-dialog-close]")) event.preventDefault();
 });
-document.addEventListener("middleware:close-dialog", closeDialog);
 byId("dialog")?.addEventListener("close", () => {
   document.body.append(byId("notices"));
   byId("dialog-body").replaceChildren();

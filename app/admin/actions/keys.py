@@ -70,6 +70,11 @@ def shown(item: Item, usage: KeyUsage = UNUSED) -> Item:
     }
 
 
+def real(services: Services) -> list[Item]:
+    """All keys as the key manager shows them but the demonstration's."""
+    return [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME]
+
+
 # -- one key -----------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
+from app.admin.actions.clients import door
 from app.clients import PREFIX, SHOWN_CHARS
 from app.context import Services
 from app.errors import Forbidden
-from app.proxy.adapters import ClientDoor
 
 NAME: Final = "Playground"
 _PURPOSE: Final = "client key of the playground: "
@@ -29,8 +29,7 @@ def client_key(services: Services) -> str | None:
 
     Raises Forbidden while an operator has switched the playground's key off.
     """
-    door = ClientDoor(services.clients, services.config.client_auth, exposed=not services.config.is_loopback)
-    if not door.required():
+    if not door(services).required:
         return None
     known = [token for token in _candidates(services) if services.clients.refusal(token) != "unknown"]
     usable = [token for token in known if not services.clients.refusal(token)]

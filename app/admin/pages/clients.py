@@ -133,7 +133,7 @@ def create() -> AnyResponse:
         try:
             client_id, key = actions.create(http.services(), form.values)
         except BadRequest as error:
-            form.faults[error.param if error.param in form.typed else ""] = forms.plain(error)
+            forms.blame(form, error)
         else:
             response = done("Client key added.", f"{HOME}/{client_id}/key")
             once.hand_on(response, client_id, key)

@@ -112,6 +112,12 @@ def plain(error: MiddlewareError, name: str = "") -> str:
     return _IN_FULL.get(sentence) or sentence[:1].upper() + sentence[1:]
 
 
+def blame(form: Form, error: MiddlewareError, otherwise: str = "") -> None:
+    """Say an error at the field that it is about; `otherwise` where the form has no such field (empty: above it)."""
+    field = error.param if error.param in form.typed else None
+    form.faults[field or otherwise] = plain(error, field or "")
+
+
 # -- two people at once ------------------------------------------------------------------------------
 
 

@@ -146,11 +146,7 @@ def theme() -> str:
 
 def asset(path: str) -> str:
     """The address of a static file, with a mark of its content, so that browsers may keep it for good."""
-    return url_for("static", filename=path, v=_mark(current_app.static_folder or "", path, current_app.debug))
-
-
-def _mark(folder: str, path: str, changing: bool) -> str:
-    return _hash(folder, path) if not changing else _hash.__wrapped__(folder, path)
+    return url_for("static", filename=path, v=_hash(current_app.static_folder or "", path))
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,7 +17,7 @@ from app.admin.actions.paste import MAX_LINES, read_paste
 from app.admin.pages import forms
 from app.admin.pages.forms import Form
 from app.admin.pages.frame import show
-from app.admin.pages.keys import HOME, back, blame, provider_choices, usual_provider
+from app.admin.pages.keys import HOME, back, provider_choices, usual_provider
 from app.auth import confirm_password
 from app.errors import BadRequest, Forbidden, MiddlewareError, RequestTooLarge
 
@@ -55,7 +55,7 @@ def add_many() -> Response:
         try:
             report = actions.add_many(http.services(), read_paste(values.pop("text")), values, values.pop("name"))
         except MiddlewareError as error:
-            blame(form, error)
+            forms.blame(form, error)
         else:
             return _report(report)
     return _paste_form(form, 422)

@@ -248,7 +248,7 @@ def add() -> AnyResponse:
         try:
             key_id = actions.add(http.services(), form.values)
         except MiddlewareError as error:
-            blame(form, error)
+            forms.blame(form, error)
         else:
             name = http.services().keys.get(key_id)["name"]
             return done(f"{name} is added.", f"{HOME}/{key_id}" if request.form.get("then") == "open" else back())
@@ -301,12 +301,6 @@ def _form(
 
 def _read() -> Form:
     return forms.read({name: (reader, actions.FIELDS[name]) for name, reader in _READERS.items()})
-
-
-def blame(form: Form, error: MiddlewareError) -> None:
-    """Say an error at the field that it is about, or above the form."""
-    field = error.param if error.param in form.typed else ""
-    form.faults[field or ""] = forms.plain(error, field or "")
 
 
 def provider_choices(chosen: str = "") -> list[tuple[str, str]]:

@@ -17,13 +17,12 @@ from app.admin.chats import Chat, Turn
 from app.admin.overview import demonstration_answers
 from app.admin.pages import forms, once
 from app.admin.pages.frame import done, fragment, show
+from app.admin.pages.keys import usual_provider
 from app.admin.pages.words import plural
 from app.admin.snippets import KEY_VARIABLE, snippets
 from app.context import Services
 from app.errors import BadRequest, MiddlewareError, Overloaded
 from app.key_tests import KeyTest
-from app.keys.fields import DEFAULT_PROVIDER
-from app.providers import DEMO_NAME
 from app.usage_queries import RequestFilter
 
 bp = Blueprint("welcome", __name__, url_prefix="/middleware/welcome")
@@ -96,7 +95,7 @@ def add_key() -> AnyResponse:
     try:
         key_id = keys.add(services, values)
     except BadRequest as error:
-        form.faults[error.param if error.param in _KEY_FIELDS else "key"] = forms.plain(error)
+        forms.blame(form, error, otherwise="key")
         return _page(form=form, status=422)
     message, level = _tried(services, key_id, form.values["provider"])
     return done(message, ADDRESS, level=level)
@@ -118,7 +117,7 @@ def add_client() -> AnyResponse:
 
 def _page(*, status: int = 200, **context: Any) -> Response:
     services = http.services()
-    real = [item for item in services.keys.list_keys() if item["provider"] != DEMO_NAME]
+    real = keys.real(services)
     address = request.host_url.rstrip("/")
     chat = _first_chat(services, real)
     response = show(
@@ -128,7 +127,7 @@ def _page(*, status: int = 200, **context: Any) -> Response:
         keys=real,
         usable=any(item["status"] != "Disabled" for item in real),
         providers=[(entry.name, entry.name) for entry in services.providers.snapshot.ordered if entry.enabled],
-        default_provider=DEFAULT_PROVIDER,
+        default_provider=usual_provider(),
         door=clients.door(services),
         clients=services.clients.list(),
         demonstration=demonstration_answers(services),
