@@ -54,14 +54,16 @@ document.addEventListener("htmx:configRequest", (event) => {
     submitter.closest("form").dataset.busy = submitter.value;
   }
 });
+const belongsIntoDialog = ({ detail: { requestConfig } }) =>
+  requestConfig?.headers["HX-Target"] === "dialog-body" && requestConfig.elt?.closest?.("#key-form");
 document.addEventListener("htmx:beforeSwap", (event) => {
-  const form = event.detail.requestConfig?.elt?.closest?.("#key-form[data-busy]");
-  if (form && event.detail.requestConfig.headers["HX-Target"] === "dialog-body") {
+  if (belongsIntoDialog(event)) {
     event.detail.target = byId("dialog-body");
     event.detail.swapOverride = "innerHTML show:none";
   }
 });
-document.addEventListener("htmx:afterRequest", () => {
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (!belongsIntoDialog(event)) return; // the list looks for news meanwhile
   for (const form of document.querySelectorAll("#key-form[data-busy]")) {
     delete form.dataset.busy;
     for (const button of form.querySelectorAll("[aria-busy]")) button.removeAttribute("aria-busy");
